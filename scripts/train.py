@@ -1,0 +1,15 @@
+"""Train a GPT and watch its attention: python scripts/train.py [key=value ...]; --help lists every key."""
+
+from omegaconf import DictConfig
+
+from headwise.config import launch
+
+
+def main(config: DictConfig) -> None:
+    from headwise.training.run import report, train
+
+    print(report(train(config)))
+
+
+if __name__ == "__main__":
+    launch(main, "train")

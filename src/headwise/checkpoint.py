@@ -1,0 +1,76 @@
+"""A checkpoint is self-contained: weights, model configuration, tokenizer, and where it came from.
+
+    checkpoint = load(find("runs/quickstart/2026-11-21_10-00-00"))
+    checkpoint.model, checkpoint.tokenizer, checkpoint.about
+
+It is Lightning's own file with one more entry, "headwise", of plain values; reading it needs torch and
+tokenizers alone, and runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from headwise.errors import UserError, require
+from headwise.model.config import GPTConfig
+from headwise.model.gpt import GPT
+from headwise.tokenizer import Tokenizer
+
+MODEL_PREFIX = "model."  # where the LightningModule keeps the GPT
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds: a model in eval mode, its tokenizer, and plain facts about its making."""
+
+    path: Path
+    model: GPT
+    tokenizer: Tokenizer
+    about: dict
+
+
+def describe(model: GPT, tokenizer: Tokenizer, about: dict) -> dict:
+    """The entry "headwise" of a checkpoint file. `about` holds plain values only."""
+    return {"model": asdict(model.config), "tokenizer": tokenizer.to_json(), "about": about}
+
+
+def read(path: Path) -> dict:
+    """The raw contents of a checkpoint file, or a UserError when it is none of ours."""
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint={path} cannot be read as a checkpoint; it may be damaged") from error
+    require(isinstance(raw, dict) and "headwise" in raw, f"checkpoint={path} was not written by Headwise")
+    return raw
+
+
+def load(path: Path, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint file; the model is in eval mode on `device`."""
+    raw = read(path)
+    ours = raw["headwise"]
+    model = GPT(GPTConfig(**ours["model"]))
+    weights = {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
+    model.load_state_dict(weights)
+    return Checkpoint(path, model.to(device).eval(), Tokenizer.from_json(ours["tokenizer"]), ours["about"])
+
+
+def find(where: str | None = None, runs: str = "runs") -> Path:
+    """The checkpoint file meant by `where`: a .ckpt file, a run's folder (its best checkpoint, else its last), or
+    None for the newest run under `runs`."""
+    if where is None:
+        found = sorted(Path(runs).rglob("checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
+        require(bool(found), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
+        return find(str(found[-1].parent.parent))
+    path = Path(where).expanduser()
+    if path.is_file():
+        return path
+    require(path.exists(), f"checkpoint={where} does not exist; give a run's folder or a .ckpt file")
+    for name in ("best.ckpt", "last.ckpt"):
+        for folder in (path / "checkpoints", path):
+            if (folder / name).is_file():
+                return folder / name
+    raise UserError(f"checkpoint={where} is a folder without checkpoints/best.ckpt or last.ckpt")

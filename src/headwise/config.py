@@ -1,0 +1,267 @@
+"""The typed schema behind configs/: every key, its type and its default, and one line for a wrong one.
+
+`launch` runs a script's task under Hydra. Torch is not imported here, so --help answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from headwise.errors import UserError, did_you_mean, require
+from headwise.model.config import GPTConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@dataclass
+class TokenizerConfig:
+    kind: str = "char"  # char, bpe
+    vocab_size: int = 1024  # for bpe; char has as many tokens as the text has characters
+
+
+@dataclass
+class DataConfig:
+    source: str = "python_docs"  # python_docs, files
+    path: str | None = None  # for files: a .txt file, a folder of them, or a glob
+    val_path: str | None = None  # validate on this text instead of holding out a part
+    val_fraction: float = 0.1  # the text's last part, held out for validation
+    batch_size: int = 32  # windows for each forward pass
+    global_batch_size: int | None = None  # windows for each optimizer step; null: batch_size
+    cache_dir: str = "data/cache"  # packed tokens, reused
+
+
+@dataclass
+class OptimizerConfig:
+    kind: str = "adamw"
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+
+@dataclass
+class ScheduleConfig:
+    kind: str = "cosine"  # cosine, constant
+    warmup_steps: int = 100
+    min_lr_ratio: float = 0.1  # the last step's rate, as a part of optimizer.lr
+
+
+@dataclass
+class TrainerConfig:
+    """Flags of lightning.Trainer; val_check_interval and log_every_n_steps count optimizer steps."""
+
+    max_steps: int = 2000
+    max_time: str | None = None  # DD:HH:MM:SS
+    accelerator: str = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: Any = "32-true"
+    val_check_interval: int = 250
+    log_every_n_steps: int = 10
+    gradient_clip_val: float | None = 1.0
+    deterministic: bool | None = None
+    benchmark: bool | None = None
+    detect_anomaly: bool = False
+    inference_mode: bool = True
+    profiler: str | None = None  # simple, advanced
+
+
+@dataclass
+class LoggerConfig:
+    kind: str = "wandb"  # wandb, tensorboard, csv, none; the run's folder has metrics.csv with each of them
+    project: str = "headwise"
+    name: str | None = None  # null: the run folder's name
+    entity: str | None = None
+
+
+@dataclass
+class AttentionConfig:
+    every_n_steps: int | None = 250  # null: no maps
+    prompts: list[str] = field(default_factory=list)  # empty: a stretch of the validation text
+
+
+@dataclass
+class CheckpointConfig:
+    every_n_steps: int | None = None  # last.ckpt between validations too; it is written at each one anyway
+
+
+@dataclass
+class SamplesConfig:
+    every_n_steps: int | None = 250  # null: no samples
+    tokens: int = 200
+    prompt: str | None = None  # null: a stretch of the validation text
+    temperature: float = 0.8
+
+
+@dataclass
+class CallbacksConfig:
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+
+
+@dataclass
+class TrainConfig:
+    """All of configs/train.yaml."""
+
+    model: GPTConfig = field(default_factory=GPTConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    seed: int = 1337
+    threads: int | None = None  # CPU threads; null: torch's choice
+    resume: str | None = None  # auto, a run's folder or a checkpoint
+    run_dir: str = "???"
+
+    def validate(self) -> None:
+        """Raise UserError for a number out of its range. The tables of kinds are checked where they live."""
+        at_least_one = {
+            "data.batch_size": self.data.batch_size,
+            "data.global_batch_size": self.data.global_batch_size,
+            "threads": self.threads,
+            "trainer.max_steps": self.trainer.max_steps,
+            "trainer.val_check_interval": self.trainer.val_check_interval,
+            "trainer.log_every_n_steps": self.trainer.log_every_n_steps,
+            "callbacks.attention.every_n_steps": self.callbacks.attention.every_n_steps,
+            "callbacks.checkpoint.every_n_steps": self.callbacks.checkpoint.every_n_steps,
+            "callbacks.samples.every_n_steps": self.callbacks.samples.every_n_steps,
+        }
+        for key, value in at_least_one.items():
+            require(value is None or value >= 1, f"{key}={value} must be at least 1")
+        not_negative = {
+            "seed": self.seed,
+            "optimizer.weight_decay": self.optimizer.weight_decay,
+            "schedule.warmup_steps": self.schedule.warmup_steps,
+            "callbacks.samples.tokens": self.callbacks.samples.tokens,
+            "callbacks.samples.temperature": self.callbacks.samples.temperature,
+        }
+        for key, value in not_negative.items():
+            require(value >= 0, f"{key}={value} must be at least 0")
+        above_zero = {
+            "optimizer.lr": self.optimizer.lr,
+            "optimizer.eps": self.optimizer.eps,
+            "trainer.gradient_clip_val": self.trainer.gradient_clip_val,
+        }
+        for key, value in above_zero.items():
+            require(value is None or value > 0, f"{key}={value} must be above 0")
+        for key, value in {"beta1": self.optimizer.beta1, "beta2": self.optimizer.beta2}.items():
+            require(0 <= value < 1, f"optimizer.{key}={value} must be at least 0 and below 1")
+        require(
+            0 <= self.schedule.min_lr_ratio <= 1,
+            f"schedule.min_lr_ratio={self.schedule.min_lr_ratio} must lie between 0 and 1",
+        )
+        require(
+            self.global_batch_size % self.data.batch_size == 0,
+            f"data.global_batch_size={self.data.global_batch_size} is not divisible by "
+            f"data.batch_size={self.data.batch_size}",
+        )
+
+    @property
+    def global_batch_size(self) -> int:
+        """Windows for each optimizer step."""
+        return self.data.global_batch_size or self.data.batch_size
+
+    @property
+    def accumulate(self) -> int:
+        """Forward passes for each optimizer step."""
+        return self.global_batch_size // self.data.batch_size
+
+
+def new_run_folder(resume: str | None, experiment: str | None) -> str:
+    """Where a run goes when run_dir is not given: where the run to resume is, or a folder named by the time."""
+    if resume and resume != "auto":
+        path = Path(resume)
+        folder = path.parent if path.suffix == ".ckpt" else path
+        return str(folder.parent if folder.name == "checkpoints" else folder)
+    runs = Path("runs") / str(experiment)
+    if resume == "auto":
+        found = sorted(runs.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if found:
+            return str(found[-1].parent.parent)
+    folder = runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    twins = (folder.with_name(f"{folder.name}_{i}") for i in range(2, 1000))
+    return str(next(path for path in (folder, *twins) if not path.exists()))
+
+
+def register() -> None:
+    """Tell Hydra the schema and the resolver that configs/train.yaml leans on."""
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    OmegaConf.register_new_resolver("new_run_folder", new_run_folder, use_cache=True, replace=True)
+
+
+def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
+    register()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(task)()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        leave_no_empty_folder()
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        leave_no_empty_folder()
+        sys.exit(130)
+
+
+def leave_no_empty_folder() -> None:
+    """Remove the run's folder, which Hydra has made, if nothing was written there."""
+    if HydraConfig.initialized():
+        folder = Path(HydraConfig.get().runtime.output_dir or ".")
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def one_line(error: Exception) -> str:
+    """What Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"
+    cause = error
+    while not getattr(cause, "full_key", None) and isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__
+    key = getattr(cause, "full_key", None)
+    first, *rest = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if not key:
+        if "=" not in first and rest:
+            first = f"{first}: {rest[0]}"
+        return f"{first} (values with spaces, commas or brackets need quotes twice: 'key=\"a, b\"')" if is_grammar(error) else first
+    known = list(dotted_keys(OmegaConf.structured(TrainConfig)))
+    if key not in known:
+        return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
+    return f"{key}: {first}"
+
+
+def is_grammar(error: Exception) -> bool:
+    """Whether an override could not be parsed at all."""
+    return type(error).__name__ == "OverrideParseException"
+
+
+def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration, groups included, as it is written on the command line."""
+    for key in config:
+        yield f"{prefix}{key}"
+        child = config._get_node(key)
+        if isinstance(child, DictConfig):
+            yield from dotted_keys(child, f"{prefix}{key}.")

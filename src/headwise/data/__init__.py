@@ -1,0 +1,1 @@
+"""Text to batches: text.py -> packing.py -> sampler.py -> datamodule.py."""

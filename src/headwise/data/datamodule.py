@@ -1,0 +1,86 @@
+"""The batches Lightning trains and validates on. Each is a pair of token ids and next-token targets, both [B, T]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from headwise.data.packing import Packed
+from headwise.data.sampler import window_starts, windows_at
+from headwise.errors import require
+from headwise.model.gpt import IGNORE
+
+Batch = tuple[Tensor, Tensor]
+VAL_TOKENS = 8192  # per validation batch, whatever data.batch_size is, so that the loss does not depend on it
+
+
+class TrainBatches(IterableDataset):
+    """Every micro-batch of a run, from `first_step` on; a step has `accumulate` of them."""
+
+    def __init__(self, tokens: np.ndarray, block_size: int, batch: int, accumulate: int, seed: int):
+        self.tokens, self.block_size, self.batch = tokens, block_size, batch
+        self.accumulate, self.seed = accumulate, seed
+        self.first_step, self.last_step = 0, 0
+
+    def __len__(self) -> int:
+        return self.last_step * self.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        window = self.block_size + 1
+        for step in range(self.first_step, self.last_step):
+            starts = window_starts(self.seed, step, len(self.tokens), window, self.batch * self.accumulate)
+            for micro in np.split(starts, self.accumulate):
+                tokens = torch.from_numpy(windows_at(self.tokens, micro, window))
+                yield tokens[:, :-1], tokens[:, 1:]
+
+
+class ValBatches(Dataset):
+    """A whole split in windows side by side: every token but the first is predicted exactly once. The last
+    window is filled up with targets that do not count."""
+
+    def __init__(self, tokens: np.ndarray, block_size: int):
+        self.tokens, self.block_size = tokens, block_size
+        self.rows = max(1, VAL_TOKENS // block_size)
+        self.windows = -(-(len(tokens) - 1) // block_size)
+
+    def __len__(self) -> int:
+        return -(-self.windows // self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        if index >= len(self):
+            raise IndexError(index)
+        first = index * self.rows * self.block_size
+        rows = min(self.rows, self.windows - index * self.rows)
+        chunk = torch.from_numpy(self.tokens[first : first + rows * self.block_size + 1].astype(np.int64))
+        missing = rows * self.block_size + 1 - len(chunk)
+        inputs = torch.cat((chunk[:-1], chunk.new_zeros(missing)))
+        targets = torch.cat((chunk[1:], chunk.new_full((missing,), IGNORE)))
+        return inputs.view(rows, -1), targets.view(rows, -1)
+
+
+class TextDataModule(L.LightningDataModule):
+    """Windows of a packed text. Training starts at the trainer's global step, so a resumed run goes on where it
+    stopped."""
+
+    def __init__(self, packed: Packed, block_size: int, batch_size: int, accumulate: int, seed: int):
+        super().__init__()
+        train, val = packed.tokens("train"), packed.tokens("val")
+        require(
+            len(train) > block_size,
+            f"model.block_size={block_size} is too long for a training text of {len(train)} tokens",
+        )
+        self.train = TrainBatches(train, block_size, batch_size, accumulate, seed)
+        self.val = ValBatches(val, block_size)
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        self.train.first_step, self.train.last_step = self.trainer.global_step, self.trainer.max_steps
+        return DataLoader(self.train, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val, batch_size=None)

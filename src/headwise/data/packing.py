@@ -1,0 +1,125 @@
+"""Text -> tokens in memory-mapped files, once.
+
+    packed = pack(text, tokenizer_kind="char", vocab_size=1024, cache_dir="data/cache")
+    packed.tokens("train")      # numpy uint16 or uint32, read from disk as it is used
+
+A packed text is a folder named by a hash of all that made it (text, split, tokenizer settings), so a changed
+text or setting finds another folder:
+
+    train.bin  val.bin          token ids, little-endian, nothing else
+    tokenizer.json
+    manifest.json               what made it, counts, a checksum of every file; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from headwise.data.text import Text
+from headwise.files import write_text
+from headwise.tokenizer import PIECE, Tokenizer, train_tokenizer
+
+FORMAT = 1  # raise it when the meaning of these files changes
+FILES = ("train.bin", "val.bin", "tokenizer.json")
+
+
+class Packed:
+    """A packed text on disk."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.manifest: dict = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        self.tokenizer = Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+    @property
+    def key(self) -> str:
+        """The hash that names this text, split and tokenizer."""
+        return self.folder.name
+
+    def tokens(self, split: str) -> np.ndarray:
+        """The token ids of a split (train, val) as a read-only memory map."""
+        return np.memmap(self.folder / f"{split}.bin", dtype=self.manifest["dtype"], mode="r")
+
+    def bytes_per_token(self, split: str) -> float:
+        """UTF-8 bytes for each token of the split, which turns nats per token into bits per byte."""
+        return self.manifest["bytes"][split] / self.manifest["tokens"][split]
+
+    def is_whole(self) -> bool:
+        """Whether every file is the one the manifest describes."""
+        return all(checksum(self.folder / name) == self.manifest["sha256"][name] for name in FILES)
+
+
+def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path) -> Packed:
+    """The packed form of `text`: the one in `cache_dir` if it was made of the same text with the same settings,
+    or a new one, which appears there whole or not at all."""
+    settings = {"format": FORMAT, "tokenizer": tokenizer_kind, "tokenizers": version("tokenizers")}
+    if tokenizer_kind != "char":
+        settings["vocab_size"] = vocab_size
+    digests = {split: hashlib.sha256(part.encode()).hexdigest() for split, part in text._asdict().items()}
+    key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(cache_dir) / key
+    try:
+        packed = Packed(folder)
+        if packed.is_whole():
+            return packed
+        problem = "is damaged"
+    except (OSError, ValueError, KeyError):
+        problem = "is unreadable"
+    if folder.exists():
+        print(f"headwise: {folder} {problem}; packing the text again", file=sys.stderr)
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
+    try:
+        write_packed(temporary, text, tokenizer_kind, vocab_size, settings)
+        if not folder.exists():  # else another process has just made the same
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Packed(folder)
+
+
+def write_packed(folder: Path, text: Text, tokenizer_kind: str, vocab_size: int, settings: dict) -> None:
+    """Tokenize both splits into `folder` and describe them in its manifest."""
+    total = len(text.train) + len(text.val)
+    print(f"headwise: packing {total:,} characters with tokenizer={tokenizer_kind}", file=sys.stderr)
+    # Characters of the held-out part count as known; merges are learned from the training part alone.
+    learn_from = text.train + text.val if tokenizer_kind == "char" else text.train
+    tokenizer = train_tokenizer(tokenizer_kind, learn_from, vocab_size)
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    counts = {}
+    for split, part in text._asdict().items():
+        with (folder / f"{split}.bin").open("wb") as file:
+            counts[split] = 0
+            for i, ids in enumerate(tokenizer.encode_pieces(part)):
+                np.asarray(ids, dtype=dtype).tofile(file)
+                counts[split] += len(ids)
+                if i % 256 == 255:
+                    print(f"headwise: {split}: {i * PIECE / len(part):.0%} packed", file=sys.stderr)
+    write_text(folder / "tokenizer.json", tokenizer.to_json())
+    manifest = {
+        "settings": settings,
+        "dtype": dtype.str,
+        "vocab_size": tokenizer.vocab_size,
+        "tokens": counts,
+        "characters": {split: len(part) for split, part in text._asdict().items()},
+        "bytes": {split: len(part.encode()) for split, part in text._asdict().items()},
+        "sha256": {name: checksum(folder / name) for name in FILES},
+    }
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    os.chmod(folder, 0o755)  # mkdtemp made it private
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""The same look at a model again and again while it learns: fixed prompts, their maps, what each head scores.
+
+    recorder = Recorder(folder, tokenizer, {"text": "The lions were scared."}, block_size=64)
+    look = recorder.look(model, step=500)        # writes maps_text_step_000500.png and rows of heads.csv
+
+Knows nothing of Lightning; training/callbacks.py decides when to look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from headwise.errors import require
+from headwise.files import CsvTable, whole
+from headwise.inspection.capture import capture
+from headwise.inspection.heads import METRICS, head_scores
+from headwise.inspection.plots import contact_sheet
+from headwise.model.gpt import GPT, eval_mode
+from headwise.tokenizer import Tokenizer
+
+PROBE_TOKENS = 40  # as many as a contact sheet shows legibly
+
+
+@dataclass
+class Look:
+    """What one moment showed, by probe."""
+
+    step: int
+    images: dict[str, Image] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)  # heads/<metric>/<probe>/L<layer>H<head>
+
+
+class Recorder:
+    """Looks at fixed probes. `probes` maps a short name to a prompt; long prompts are cut to what can be shown."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, probes: dict[str, str], block_size: int):
+        self.folder, self.tokenizer = folder, tokenizer
+        self.probes = {name: tokenizer.encode(text, f"prompt {text!r}") for name, text in probes.items()}
+        for name, ids in self.probes.items():
+            require(len(ids) >= 2, f"prompt {probes[name]!r} is too short to attend in: give at least two tokens")
+            del ids[min(PROBE_TOKENS, block_size) :]
+        self.table = CsvTable(folder / "heads.csv", ["step", "probe", "layer", "head", *METRICS])
+
+    def begin(self, step: int) -> None:
+        """Start, or take up again after `step`: what was written for later steps is dropped."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.table.begin(step)
+        for picture in self.folder.glob("maps_*_step_*.png"):
+            if int(picture.stem.rsplit("_", 1)[1]) > step:
+                picture.unlink()
+
+    def look(self, model: GPT, step: int) -> Look:
+        """Run the probes and write their maps and scores. The model comes back as it was."""
+        look = Look(step)
+        for name, ids in self.probes.items():
+            patterns = self.patterns(model, ids)
+            scores = {metric: values.numpy() for metric, values in head_scores(patterns).items()}
+            labels = [self.tokenizer.label(i) for i in ids]
+            image = contact_sheet(patterns.numpy(), labels, scores, f"{name}, step {step}")
+            file = self.folder / f"maps_{name}_step_{step:06d}.png"
+            with whole(file) as temporary:
+                image.save(temporary, format="PNG")
+            look.images[name] = image
+            look.files.append(file)
+            rows = []
+            for layer, head in np.ndindex(*patterns.shape[:2]):
+                row = {metric: float(values[layer, head]) for metric, values in scores.items()}
+                rows.append({"step": step, "probe": name, "layer": layer, "head": head, **row})
+                look.scores |= {f"heads/{metric}/{name}/L{layer}H{head}": value for metric, value in row.items()}
+            self.table.append(rows)
+        return look
+
+    def patterns(self, model: GPT, ids: list[int]) -> torch.Tensor:
+        """The patterns of one prompt, [n_layer, n_head, T, T], on the CPU."""
+        device = model.embedding.weight.device
+        with torch.no_grad(), eval_mode(model), capture(model) as maps:
+            model(torch.tensor([ids], device=device))
+        return torch.stack([maps[layer].pattern[0] for layer in sorted(maps)]).cpu()
+
+
+def own_probe(text: str) -> str:
+    """A stretch of the text itself to look at: its first lines after the first line's end, in full."""
+    start = text.find("\n") + 1
+    return text[start:].lstrip("\n")[:2000] or text

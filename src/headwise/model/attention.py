@@ -1,0 +1,108 @@
+"""Masked multi-head self-attention: once as the textbook writes it, once as the machine likes it.
+
+`reference_attention` and `fused_attention` have one signature and one result (tests/model/test_attention.py
+holds them equal, forward and backward). Training and generation take the fused one; the reference one names
+every step and hands out the attention pattern, so inspection swaps it in (inspection/capture.py).
+
+Dimensions: B batch, T tokens, H query heads, G key/value heads (H is a multiple of G), D head width,
+C = n_embd. A query at position i may look at keys 0..i.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headwise.errors import choose
+from headwise.model.config import GPTConfig
+from headwise.model.norm import NORMS
+from headwise.model.position import NoPosition
+
+Attend = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor | None]]
+
+
+def causal_mask(n_query: int, n_key: int, device: torch.device | None = None) -> Tensor:
+    """[n_query, n_key] booleans, True where a query may look. The last query stands at the last key."""
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+
+
+def reference_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(D) + mask) v, step by step (Vaswani et al. 2017, eq. 1).
+
+    q [B, H, Tq, D]; k, v [B, G, Tk, D], each key/value head serving H/G query heads (Ainslie et al. 2023).
+    Returns z [B, H, Tq, D], the mixture of values each query receives, and the pattern [B, H, Tq, Tk], whose
+    rows are the weights of that mixture before dropout.
+    """
+    group = q.size(1) // k.size(1)
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # [B, H, Tk, D]
+    scores = q @ k.transpose(-2, -1)  # how well each query matches each key
+    scaled = scores / math.sqrt(q.size(-1))  # variance 1 whatever the width
+    masked = scaled.masked_fill(~causal_mask(q.size(-2), k.size(-2), q.device), -math.inf)  # not the future
+    pattern = masked.softmax(dim=-1)  # each row: weights that sum to 1
+    z = F.dropout(pattern, dropout) @ v
+    return z, pattern
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, None]:
+    """reference_attention in one kernel, which never forms the pattern (Dao et al. 2022)."""
+    square = q.size(-2) == k.size(-2)
+    mask = None if square else causal_mask(q.size(-2), k.size(-2), q.device)
+    gqa = q.size(1) != k.size(1)
+    z = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=square, enable_gqa=gqa
+    )
+    return z, None
+
+
+class AttentionKind(NamedTuple):
+    """One way of weighing values: how to compute it readably, and how to compute it fast."""
+
+    reference: Attend
+    fast: Attend
+
+
+ATTENTIONS = {"softmax": AttentionKind(reference_attention, fused_attention)}
+
+
+def fold(x: Tensor, n_head: int) -> Tensor:
+    """[B, T, H*D] -> [B, H, T, D]: each head gets its own slice of the features."""
+    return x.unflatten(-1, (n_head, -1)).transpose(1, 2)
+
+
+def unfold(z: Tensor) -> Tensor:
+    """[B, H, T, D] -> [B, T, H*D]: the heads side by side again."""
+    return z.transpose(1, 2).flatten(-2)
+
+
+class CausalSelfAttention(nn.Module):
+    """The update that attention adds to every token: x [B, T, C] -> [B, T, C].
+
+    Queries, keys and values are projections of the same tokens, folded into heads; each head mixes values of
+    the tokens it looks at; the heads side by side are multiplied by W_O, which sums one update per head.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        kind = choose("model.attention", config.attention, ATTENTIONS)
+        self.n_head, self.n_kv_head, width = config.n_head, config.kv_heads, config.head_width
+        self.sizes = [self.n_head * width, self.n_kv_head * width, self.n_kv_head * width]
+        self.qkv = nn.Linear(config.n_embd, sum(self.sizes), bias=config.bias)  # W_Q, W_K, W_V side by side
+        self.out = nn.Linear(self.n_head * width, config.n_embd, bias=config.bias)  # W_O
+        norm = choose("model.norm", config.norm, NORMS) if config.qk_norm else lambda *_: nn.Identity()
+        self.q_norm, self.k_norm = norm(width, config), norm(width, config)
+        self.dropout = config.dropout
+        self.reference, self.attend = kind  # `attend` is what runs; capture swaps the reference in
+
+    def forward(self, x: Tensor, position: NoPosition, positions: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).split(self.sizes, dim=-1)  # [B, T, H*D], 2 x [B, T, G*D]
+        q, k, v = fold(q, self.n_head), fold(k, self.n_kv_head), fold(v, self.n_kv_head)  # [B, H|G, T, D]
+        q = position.rotate(self.q_norm(q), positions)
+        k = position.rotate(self.k_norm(k), positions)
+        dropout = self.dropout if self.training else 0.0
+        z, _ = self.attend(q, k, v, dropout)  # [B, H, T, D]
+        return F.dropout(self.out(unfold(z)), dropout)  # [B, T, C]

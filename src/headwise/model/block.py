@@ -1,0 +1,63 @@
+"""One layer: tokens exchange information (attention), then each is worked on alone (feed-forward).
+
+Dimensions: B batch, T tokens, C = n_embd, N = n_inner.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headwise.errors import choose
+from headwise.model.attention import CausalSelfAttention
+from headwise.model.config import GPTConfig
+from headwise.model.norm import NORMS
+from headwise.model.position import NoPosition
+
+
+class GELU(nn.Module):
+    """down(gelu(up(x))), with GPT-2's tanh approximation of GELU (Hendrycks & Gimpel 2016)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        inner = config.n_inner or 4 * config.n_embd
+        self.up = nn.Linear(config.n_embd, inner, bias=config.bias)
+        self.down = nn.Linear(inner, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020); 8/3 n_embd wide by default, so that its three matrices
+    hold as many parameters as GELU's two."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        inner = config.n_inner or 8 * config.n_embd // 3
+        self.gate = nn.Linear(config.n_embd, inner, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, inner, bias=config.bias)
+        self.down = nn.Linear(inner, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+MLPS = {"gelu": GELU, "swiglu": SwiGLU}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): x [B, T, C] -> [B, T, C]."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        norm = choose("model.norm", config.norm, NORMS)
+        self.attention_norm = norm(config.n_embd, config)
+        self.attention = CausalSelfAttention(config)
+        self.mlp_norm = norm(config.n_embd, config)
+        self.mlp = choose("model.mlp", config.mlp, MLPS)(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, position: NoPosition, positions: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, positions)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

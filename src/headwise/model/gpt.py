@@ -1,0 +1,99 @@
+"""The whole model: embeddings, a stack of blocks, and a score for every possible next token.
+
+Dimensions: B batch, T tokens, C = n_embd, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headwise.errors import choose, require
+from headwise.model.block import Block
+from headwise.model.config import GPTConfig
+from headwise.model.norm import NORMS
+from headwise.model.position import POSITIONS
+
+IGNORE = -100  # a target that does not count
+WRITES_TO_STREAM = ("attention.out.weight", "mlp.down.weight")  # what a block adds to the residual stream
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer. With the kinds of configs/model/classic.yaml it is GPT-2 (Radford et al.
+    2019), with those of modern.yaml Qwen3 (Yang et al. 2025)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        config.validate()
+        require(config.vocab_size >= 1, f"model.vocab_size={config.vocab_size} must be at least 1")
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position = choose("model.position", config.position, POSITIONS)(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = choose("model.norm", config.norm, NORMS)(config.n_embd, config)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tied_head:
+            self.head.weight = self.embedding.weight
+        choose("model.init", config.init, INITS)(self)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids [B, T] -> logits [B, T, V]; those at position t speak of the token at t + 1."""
+        length, longest = ids.size(1), self.config.block_size
+        if length > longest:
+            raise ValueError(f"a sequence of {length} tokens is longer than block_size={longest}")
+        positions = torch.arange(length, device=ids.device)
+        x = self.dropout(self.position.embed(self.embedding(ids), positions))  # [B, T, C]
+        for block in self.blocks:
+            x = block(x, self.position, positions)
+        return self.head(self.norm(x))
+
+    def n_parameters(self) -> int:
+        """Number of trained values; a tied matrix counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats of logits [B, T, V] against the tokens that really came, targets [B, T]; targets
+    that are IGNORE do not count."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode for the length of a `with` block; afterwards every part is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def gpt2_init(model: GPT) -> None:
+    """Normal with deviation 0.02, biases zero; what writes to the residual stream is divided by sqrt(2 n_layer),
+    so that the stream's variance does not grow with depth (Radford et al. 2019, section 2.3)."""
+    for name, p in model.named_parameters():
+        if p.dim() >= 2:
+            shrink = math.sqrt(2 * model.config.n_layer) if name.endswith(WRITES_TO_STREAM) else 1.0
+            nn.init.normal_(p, std=0.02 / shrink)
+        elif name.endswith("bias"):
+            nn.init.zeros_(p)
+
+
+def zero_output_init(model: GPT) -> None:
+    """GPT-2's, but what writes to the residual stream or the logits starts at zero: every block is the identity
+    and the first loss is ln(vocab_size). A tied head is the embedding too, and keeps its values."""
+    gpt2_init(model)
+    for name, p in model.named_parameters():
+        if name.endswith(WRITES_TO_STREAM) or name == "head.weight":
+            nn.init.zeros_(p)
+
+
+INITS = {"gpt2": gpt2_init, "zero_output": zero_output_init}

@@ -1,0 +1,64 @@
+"""Where a token stands, by name: learned, rotary, none.
+
+A position has two chances to speak: `embed` adds to the token's embedding, once; `rotate` turns the queries
+and keys of every layer. Each kind uses one of them and leaves the other as it is.
+
+Dimensions: B batch, T tokens, H heads, C = n_embd, D = head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from headwise.model.config import GPTConfig
+
+
+class NoPosition(nn.Module):
+    """No position at all: the causal mask alone tells the order (Haviv et al. 2022)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x [B, T, C] with positions [T] added to it."""
+        return x
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Queries or keys x [B, H, T, D] turned by their positions [T]."""
+        return x
+
+
+class LearnedPosition(NoPosition):
+    """One learned vector for each position, added to the embedding (GPT-2)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.table = nn.Embedding(config.block_size, config.n_embd)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.table(positions)
+
+
+class RotaryPosition(NoPosition):
+    """Queries and keys turned by an angle that grows with the position, so that their product depends on the
+    distance alone (Su et al. 2021, RoFormer, eq. 15). Feature i is paired with feature i + D/2."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        half = config.head_width // 2
+        frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64) / half)
+        angle = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequency)  # [T, D/2]
+        self.register_buffer("cos", angle.cos().float(), persistent=False)
+        self.register_buffer("sin", angle.sin().float(), persistent=False)
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        cos, sin = self.cos[positions].to(x.dtype), self.sin[positions].to(x.dtype)  # [T, D/2]
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+POSITIONS = {"learned": LearnedPosition, "rotary": RotaryPosition, "none": NoPosition}

@@ -1,0 +1,142 @@
+"""Text to token ids and back, exactly: characters, or byte-level BPE, both made with `tokenizers`.
+
+    tokenizer = train_tokenizer("char", text)
+    tokenizer.decode(tokenizer.encode(text)) == text
+
+A tokenizer travels as the JSON of `tokenizers` itself: in the token cache and in every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import DecodeStream
+
+from headwise.errors import UserError, choose, require
+
+PIECE = 1 << 16  # characters encoded at a time, so that memory stays flat
+
+
+class Tokenizer:
+    """Encodes and decodes without loss. Wraps a `tokenizers.Tokenizer` and knows how to show one token."""
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+        self.vocab_size = backend.get_vocab_size()
+        # A word-level tokenizer knows only its own characters; a byte-level one knows them all.
+        self.characters = set(backend.get_vocab()) if isinstance(backend.model, models.WordLevel) else None
+
+    def encode(self, text: str, what: str = "the text") -> list[int]:
+        """Token ids of `text`. Raises UserError naming every unknown character and its place in `what`."""
+        self.check(text, what)
+        return self.backend.encode(text).ids
+
+    def encode_pieces(self, text: str, what: str = "the text") -> Iterator[list[int]]:
+        """Token ids of a long text, one list per piece; pieces end at a line's end where there is one."""
+        self.check(text, what)
+        for batch in batched(pieces(text), 16):  # encoded side by side on all cores
+            for encoding in self.backend.encode_batch_fast(batch):
+                yield encoding.ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`."""
+        return self.backend.decode(list(ids), skip_special_tokens=False)
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of `ids` as they come; a character of several bytes comes out once it is whole."""
+        stream = DecodeStream(skip_special_tokens=False)
+        for i in ids:
+            text = stream.step(self.backend, i)
+            if text:
+                yield text
+
+    def check(self, text: str, what: str = "the text") -> None:
+        """Raise UserError if the text holds characters this tokenizer has no token for."""
+        unknown = set() if self.characters is None else set(text) - self.characters
+        if unknown:
+            listed = ", ".join(f"{c!r} at {text.index(c)}" for c in sorted(unknown, key=text.index)[:5])
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise UserError(
+                f"{what} holds characters the tokenizer has no token for: {listed}{more}; "
+                "use other characters, or train with tokenizer=bpe, which knows all"
+            )
+
+    def label(self, token: int) -> str:
+        """One token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""
+        name = self.backend.id_to_token(token)
+        if self.characters is None and all(c in BYTES for c in name):
+            raw = bytes(BYTES[c] for c in name)
+            name = raw.decode("utf-8", errors="backslashreplace")
+            if not raw.decode("utf-8", errors="ignore"):
+                name = "".join(f"<0x{b:02X}>" for b in raw)
+        for char, shown in ((" ", "␣"), ("\n", "⏎"), ("\t", "⇥"), ("\r", "␍")):
+            name = name.replace(char, shown)
+        return "".join(c if c.isprintable() else f"<{ord(c):02X}>" for c in name)
+
+    def to_json(self) -> str:
+        """The tokenizer as `tokenizers` writes it to tokenizer.json."""
+        return self.backend.to_str()
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """The tokenizer that to_json wrote."""
+        return cls(Backend.from_str(text))
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text in pieces of about PIECE characters, cut after a line's end where there is one."""
+    start = 0
+    while start < len(text):
+        cut = text.rfind("\n", start, start + PIECE) + 1
+        end = cut if cut > start and start + PIECE < len(text) else start + PIECE
+        yield text[start:end]
+        start = end
+
+
+def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The items in lists of `size`; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _byte_names() -> dict[str, int]:
+    """The printable character by which byte-level BPE writes each byte (GPT-2's bytes_to_unicode), and the byte."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+BYTES = _byte_names()
+
+
+def train_char(text: str, vocab_size: int) -> Backend:
+    """One token for each distinct character of the text, in code point order; vocab_size does not apply."""
+    backend = Backend(models.WordLevel({c: i for i, c in enumerate(sorted(set(text)))}))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    return backend
+
+
+def train_bpe(text: str, vocab_size: int) -> Backend:
+    """GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the text."""
+    require(vocab_size >= 256, f"tokenizer.vocab_size={vocab_size} must be at least 256, one token per byte")
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(pieces(text), trainer)
+    return backend
+
+
+TOKENIZERS: dict[str, Callable[[str, int], Backend]] = {"char": train_char, "bpe": train_bpe}
+
+
+def train_tokenizer(kind: str, text: str, vocab_size: int = 1024) -> Tokenizer:
+    """A tokenizer of the given kind (char, bpe) made from the text."""
+    return Tokenizer(choose("tokenizer.kind", kind, TOKENIZERS)(text, vocab_size))

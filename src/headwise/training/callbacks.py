@@ -1,0 +1,222 @@
+"""What happens beside training: numbers, progress, checkpoints, text samples, attention maps.
+
+Each is thin. None of them touches the model, its mode or the random state, so a run's losses are the same with
+and without them, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from headwise.files import CsvTable
+from headwise.generation import generate
+from headwise.inspection.recorder import Recorder
+from headwise.model.gpt import eval_mode
+from headwise.training.loggers import log_moment
+from headwise.training.module import TrainingModule
+
+METRICS = [
+    "step", "tokens", "seconds", "train_loss", "val_loss", "val_bits_per_byte", "lr", "grad_norm",
+    "tokens_per_second",
+]  # fmt: skip
+
+
+def step_ended(trainer: L.Trainer) -> bool:
+    """Whether the latest batch ended an optimizer step, rather than adding to an accumulated gradient."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+class Clock(Callback):
+    """When a step is due for something. Steps are Lightning's global step: optimizer steps taken."""
+
+    def __init__(self, every_n_steps: int | None):
+        self.every = every_n_steps
+
+    def due(self, trainer: L.Trainer) -> bool:
+        """Every n-th optimizer step, and the last."""
+        step = trainer.global_step
+        return self.every is not None and step_ended(trainer) and (step % self.every == 0 or step == trainer.max_steps)
+
+
+class MetricsLog(Clock):
+    """metrics.csv and the logger's scalars: a row every n steps and at each validation."""
+
+    def __init__(self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int):
+        super().__init__(every_n_steps)
+        self.table = CsvTable(path, METRICS)
+        self.validation = Clock(val_every)
+        self.tokens_per_step = tokens_per_step
+        self.seconds = 0.0  # spent training in all, resumed parts included
+        self.steps, self.interval = 0, 0.0  # since the last row
+        self.row: dict[str, Any] = {}
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.table.begin(trainer.global_step)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        self.interval += time.perf_counter() - self.started
+        self.steps += step_ended(trainer)
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # makes Lightning validate after the last step, whichever that is
+        if not self.due(trainer) and not self.validation.due(trainer):
+            return
+        self.seconds += self.interval
+        self.row = {
+            "step": trainer.global_step,
+            "tokens": trainer.global_step * self.tokens_per_step,
+            "seconds": round(self.seconds, 3),
+            "train_loss": float(pl_module.train_loss),
+            "lr": pl_module.last_lr,
+            "grad_norm": float(pl_module.grad_norm),
+            "tokens_per_second": round(self.steps * self.tokens_per_step / self.interval, 1),
+        }
+        self.steps, self.interval = 0, 0.0
+        if not self.validation.due(trainer):
+            self.write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        self.row |= {"val_loss": pl_module.val_loss, "val_bits_per_byte": pl_module.val_bits_per_byte}
+        self.write(trainer)
+
+    def write(self, trainer: L.Trainer) -> None:
+        """The row goes out whole, once."""
+        self.table.append([self.row])
+        log_moment(trainer.loggers, self.row["step"], {k: v for k, v in self.row.items() if k != "step"}, {})
+
+
+class ProgressBar(Callback):
+    """A bar in a terminal; elsewhere a line for each validation. Both on standard error."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started, self.first = time.monotonic(), trainer.global_step
+        if self.console.is_terminal:
+            columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar and trainer.global_step % 10 == 0:
+            assert isinstance(pl_module, TrainingModule)
+            text = f"train {float(pl_module.train_loss):.3f}"
+            text += "" if math.isnan(pl_module.val_loss) else f"  val {pl_module.val_loss:.3f}"
+            self.bar.update(self.task, completed=trainer.global_step, description=text)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        taken = time.monotonic() - self.started
+        left = taken / max(1, trainer.global_step - self.first) * (trainer.max_steps - trainer.global_step)
+        line = f"step {trainer.global_step:>6}/{trainer.max_steps}  train {float(pl_module.train_loss):.4f}"
+        line += f"  val {pl_module.val_loss:.4f}  {taken:.0f} s, {left:.0f} s left"
+        (self.bar.console.print if self.bar else lambda text: print(text, file=sys.stderr, flush=True))(line)
+
+    def stop(self) -> None:
+        """Give the terminal back."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=trainer.global_step)
+        self.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.stop()
+
+
+class LastCheckpoint(Clock, Checkpoint):
+    """checkpoints/last.ckpt at each validation, and every n steps where asked for. As one of Lightning's
+    checkpoint callbacks it runs after all others, so what it saves knows of the latest validation."""
+
+    def __init__(self, path: Path, every_n_steps: int | None, val_every: int):
+        super().__init__(every_n_steps)
+        self.path, self.validation = path, Clock(val_every)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.due(trainer) and not self.validation.due(trainer):
+            trainer.save_checkpoint(self.path)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class TextSamples(Clock):
+    """samples.txt: how the model continues one prompt, every n steps. The same seed each time, so that what
+    changes is the model."""
+
+    def __init__(self, path: Path, every_n_steps: int | None, prompt: list[int], tokens: int, temperature: float):
+        super().__init__(every_n_steps)
+        self.path, self.prompt, self.tokens, self.temperature = path, prompt, tokens, temperature
+        self.latest = ""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.due(trainer):
+            return
+        assert isinstance(pl_module, TrainingModule)
+        with eval_mode(pl_module.model):
+            ids = list(generate(pl_module.model, self.prompt, self.tokens, self.temperature, seed=0))
+        self.latest = pl_module.tokenizer.decode(self.prompt + ids)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"==== step {trainer.global_step}\n{self.latest}\n\n")
+
+
+class AttentionMaps(Clock):
+    """attention/: the probes' maps and scores before the first step, every n steps and after the last; the same
+    in the logger."""
+
+    def __init__(self, recorder: Recorder, every_n_steps: int | None):
+        super().__init__(every_n_steps)
+        self.recorder = recorder
+        self.files: list[Path] = []  # of the latest look
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.recorder.begin(trainer.global_step)
+        if self.every is not None and trainer.global_step == 0:
+            self.look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.due(trainer):
+            self.look(trainer, pl_module)
+
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the maps and hand them to the logger in one call."""
+        assert isinstance(pl_module, TrainingModule)
+        look = self.recorder.look(pl_module.model, trainer.global_step)
+        self.files = look.files
+        images = {f"attn/maps/{name}": image for name, image in look.images.items()}
+        log_moment(trainer.loggers, look.step, look.scores, images)

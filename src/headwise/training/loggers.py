@@ -1,0 +1,85 @@
+"""Where numbers and pictures go beside the run's folder, by name: wandb, tensorboard, csv, none."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL.Image import Image
+
+from headwise.config import LoggerConfig
+from headwise.errors import choose, require
+
+
+def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
+    """The real W&B client: online after `wandb login` or with WANDB_MODE=online, else offline in the folder.
+
+    A start that fails (no network, say) falls back to offline, so that no training is lost to it.
+    """
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    settings = {
+        "project": config.project,
+        "entity": config.entity,
+        "name": config.name or folder.name,
+        "group": config.name or folder.name,  # a resumed run is a second W&B run in the same group
+        "dir": folder,
+        "config": about,
+    }
+    try:
+        run = wandb.init(mode=mode, settings=wandb.Settings(init_timeout=20), **settings)
+    except Exception as error:  # whatever it was, training goes on; the reason is said
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"headwise: W&B could not start ({reason}); logging offline", file=sys.stderr)
+        run = wandb.init(mode="offline", **settings)
+    return WandbLogger(experiment=run)
+
+
+def tensorboard_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
+    """TensorBoard event files in the folder."""
+    require(
+        importlib.util.find_spec("tensorboard") is not None,
+        "logger=tensorboard needs the tensorboard package: pip install tensorboard",
+    )
+    return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
+
+
+def no_logger(config: LoggerConfig, folder: Path, about: dict) -> None:
+    """Nothing: the run's folder has metrics.csv, heads.csv and the pictures with every logger."""
+
+
+LOGGERS = {"wandb": wandb_logger, "tensorboard": tensorboard_logger, "csv": no_logger, "none": no_logger}
+
+
+def make_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger | None:
+    """The logger that the configuration names, or None; `about` is the run's configuration."""
+    return choose("logger.kind", config.kind, LOGGERS)(config, folder, about)
+
+
+def log_moment(loggers: list[Logger], step: int, numbers: dict[str, float], images: dict[str, Image]) -> None:
+    """Everything that is known of one moment, in one call, under Lightning's global step."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            pictures = {name: wandb.Image(image) for name, image in images.items()}
+            logger.experiment.log({**numbers, **pictures, "trainer/global_step": step})
+        elif isinstance(logger, TensorBoardLogger):
+            logger.log_metrics(numbers, step)
+            for name, image in images.items():
+                logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")
+        else:
+            logger.log_metrics(numbers, step)
+
+
+def close(logger: Logger | None) -> None:
+    """End the W&B run, if it is one, so that its files are complete and the next run is another."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()

@@ -1,0 +1,88 @@
+"""The LightningModule: how one batch becomes a loss, and which optimizer follows it."""
+
+from __future__ import annotations
+
+import math
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from headwise.checkpoint import describe
+from headwise.config import OptimizerConfig, ScheduleConfig
+from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.tokenizer import Tokenizer
+from headwise.training.optim import make_optimizer
+from headwise.training.schedule import multiplier
+
+
+class TrainingModule(L.LightningModule):
+    """Trains a GPT to predict the next token. `about` goes into every checkpoint, as plain values."""
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        seed: int,
+        bytes_per_val_token: float,
+        about: dict,
+    ):
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.optimizer_config, self.schedule_config = optimizer, schedule
+        self.seed, self.bytes_per_val_token, self.about = seed, bytes_per_val_token, about
+        self.train_loss = torch.tensor(math.nan)  # of the latest micro-batch
+        self.grad_norm = torch.tensor(math.nan)  # of the latest step, before clipping
+        self.last_lr = math.nan  # the latest step's learning rate
+        self.val_loss = self.val_bits_per_byte = math.nan  # of the latest validation
+        self.val_sum, self.val_count = 0.0, 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        # Dropout draws from (seed, micro-step, rank): what runs between steps cannot disturb it, and a resumed
+        # run needs no saved random state.
+        draw = np.random.SeedSequence((self.seed, batch_idx, self.global_rank)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(draw))
+        loss = next_token_loss(self.model(inputs), targets)
+        self.train_loss = loss.detach()
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale the gradient down to norm `gradient_clip_val`, and keep the norm it had and the rate for the log."""
+        self.last_lr = optimizer.param_groups[0]["lr"]
+        limit = math.inf if gradient_clip_val is None else gradient_clip_val
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_sum, self.val_count = 0.0, 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        self.val_sum += float(next_token_loss(self.model(inputs), targets, reduction="sum"))
+        self.val_count += int((targets != IGNORE).sum())
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean over every token of the split, not over batches."""
+        self.val_loss = self.val_sum / self.val_count
+        self.val_bits_per_byte = self.val_loss / math.log(2) / self.bytes_per_val_token
+        self.log("val_loss", self.val_loss, logger=False)  # for the best checkpoint
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = make_optimizer(self.model, self.optimizer_config)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: multiplier(step, self.schedule_config, self.trainer.max_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        about = self.about | {"step": self.global_step, "val_loss": self.val_loss}
+        checkpoint["headwise"] = describe(self.model, self.tokenizer, about)

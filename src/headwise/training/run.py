@@ -1,0 +1,250 @@
+"""One training run, from a composed configuration to its folder of results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from headwise import checkpoint
+from headwise.config import TrainConfig
+from headwise.data.datamodule import TextDataModule
+from headwise.data.packing import Packed, pack
+from headwise.data.text import SOURCES, read_text
+from headwise.errors import UserError, choose, require
+from headwise.files import CsvTable, write_text
+from headwise.inspection.plots import loss_curve
+from headwise.inspection.recorder import PROBE_TOKENS, Recorder, own_probe
+from headwise.model.gpt import GPT
+from headwise.tokenizer import TOKENIZERS
+from headwise.training import callbacks
+from headwise.training.loggers import LOGGERS, close, make_logger
+from headwise.training.module import TrainingModule
+from headwise.training.optim import OPTIMIZERS
+from headwise.training.schedule import SCHEDULES
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UserError for whatever can be known to be wrong before any work is done."""
+    config.validate()
+    choose("tokenizer.kind", config.tokenizer.kind, TOKENIZERS)
+    choose("data.source", config.data.source, SOURCES)
+    choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
+    choose("schedule.kind", config.schedule.kind, SCHEDULES)
+    choose("logger.kind", config.logger.kind, LOGGERS)
+    with torch.device("meta"):  # no memory, no work: the model's own checks alone
+        GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
+
+
+def train(composed: DictConfig) -> dict:
+    """Run the training that the configuration describes, or go on with it; returns summary.json's contents."""
+    began = time.monotonic()
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, TrainConfig)
+    check(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    resume_from = find_resume(config, folder)
+    if resume_from and (done := finished(folder, resume_from, config.trainer.max_steps)):
+        print(f"headwise: {folder} has finished its {done['steps']} steps; raise trainer.max_steps to go on", file=sys.stderr)
+        return done
+    data = config.data
+    text = read_text(data.source, data.path, data.val_path, data.val_fraction)
+    packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir)
+    vocab_size = packed.tokenizer.vocab_size
+    require(
+        config.model.vocab_size in (0, vocab_size),
+        f"model.vocab_size={config.model.vocab_size} differs from the tokenizer's {vocab_size}; leave it out",
+    )
+    config.model.vocab_size = vocab_size
+    if resume_from:
+        refuse_another_run(resume_from, config, packed)
+    L.seed_everything(config.seed, verbose=False)
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
+    model = GPT(config.model)
+    module = TrainingModule(
+        model, packed.tokenizer, config.optimizer, config.schedule, config.seed, packed.bytes_per_token("val"), about
+    )
+    datamodule = TextDataModule(packed, config.model.block_size, data.batch_size, config.accumulate, config.seed)
+    watchers = make_callbacks(config, folder, packed, own_probe(text.val))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(composed, resolve=True))
+    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
+    print(
+        f"headwise: {model.n_parameters():,} parameters; {packed.manifest['tokens']['train']:,} training and "
+        f"{packed.manifest['tokens']['val']:,} validation tokens of {vocab_size} kinds; "
+        f"{torch.get_num_threads()} threads; {folder}",
+        file=sys.stderr,
+    )
+    logger = make_logger(config.logger, folder, plain)
+    try:
+        trainer = make_trainer(config, watchers, logger, folder)
+        trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+    except SystemExit:
+        raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into exit code 1
+    finally:
+        close(logger)
+    summary = summarize(config, folder, module, watchers, packed, time.monotonic() - began)
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def find_resume(config: TrainConfig, folder: Path) -> Path | None:
+    """The checkpoint to go on from, or None for a new run in an empty folder."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if config.resume == "auto":
+        return last if last.exists() else None
+    if config.resume:
+        given = Path(config.resume)
+        path = given if given.is_file() else given / "checkpoints" / "last.ckpt"
+        require(path.is_file(), f"resume={config.resume} holds no checkpoints/last.ckpt; give a run's folder, or auto")
+        return path
+    require(
+        not (folder / "config.yaml").exists(),
+        f"run_dir={folder} already holds a run; resume=auto goes on with it, another run_dir starts anew",
+    )
+    return None
+
+
+def finished(folder: Path, resume_from: Path, max_steps: int) -> dict | None:
+    """The summary of a run that has taken all its steps already."""
+    summary = folder / "summary.json"
+    if not summary.exists() or checkpoint.read(resume_from)["global_step"] < max_steps:
+        return None
+    return json.loads(summary.read_text(encoding="utf-8"))
+
+
+def refuse_another_run(resume_from: Path, config: TrainConfig, packed: Packed) -> None:
+    """Raise UserError if the checkpoint is of another model or another text."""
+    ours = checkpoint.read(resume_from)["headwise"]
+    now = asdict(config.model)
+    for key, was in ours["model"].items():
+        if now[key] != was:
+            raise UserError(
+                f"model.{key}={now[key]} differs from {was} in {resume_from}; give the overrides of the run's "
+                "overrides.yaml again, or start a new run"
+            )
+    require(
+        ours["about"]["data"] == packed.key,
+        f"data: the text or tokenizer differs from that of {resume_from}; give the run's own, or start a new run",
+    )
+
+
+def make_callbacks(config: TrainConfig, folder: Path, packed: Packed, own: str) -> list[L.Callback]:
+    """What watches the run; `own` is a stretch of the validation text, for prompts that are not given."""
+    tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
+    val_every = config.trainer.val_check_interval
+    prompts = {f"prompt_{i}": prompt for i, prompt in enumerate(wanted.attention.prompts, start=1)}
+    own_ids = tokenizer.encode(own)
+    recorder = Recorder(
+        folder / "attention", tokenizer, prompts or {"text": tokenizer.decode(own_ids[:PROBE_TOKENS])}, block_size
+    )
+    sample = wanted.samples
+    start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own_ids[:32]
+    tokens_per_step = config.global_batch_size * block_size
+    return [
+        callbacks.MetricsLog(folder / "metrics.csv", config.trainer.log_every_n_steps, val_every, tokens_per_step),
+        callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps),
+        callbacks.TextSamples(
+            folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature
+        ),
+        callbacks.ProgressBar(),
+        ModelCheckpoint(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False),
+        callbacks.LastCheckpoint(folder / "checkpoints" / "last.ckpt", wanted.checkpoint.every_n_steps, val_every),
+    ]
+
+
+def make_trainer(config: TrainConfig, watchers: list, logger: object, folder: Path) -> L.Trainer:
+    """Lightning's Trainer with the configuration's flags. One long epoch: steps are what counts."""
+    flags = asdict(config.trainer)
+    flags["val_check_interval"] *= config.accumulate  # Lightning counts batches
+    try:
+        trainer = L.Trainer(
+            **flags,
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            accumulate_grad_batches=config.accumulate,
+            num_sanity_val_steps=0,
+            callbacks=watchers,
+            logger=logger or False,
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (ValueError, TypeError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+    require(trainer.world_size == 1, f"trainer.devices={config.trainer.devices}: one device is supported so far")
+    return trainer
+
+
+def summarize(
+    config: TrainConfig, folder: Path, module: TrainingModule, watchers: list, packed: Packed, seconds: float
+) -> dict:
+    """What the run came to, and its pictures' last strokes."""
+    rows = CsvTable(folder / "metrics.csv", callbacks.METRICS).rows()
+    loss_curve(rows, folder / "loss.png")
+    best = min((row for row in rows if row["val_loss"]), key=lambda row: float(row["val_loss"]))
+    steps, tokens, trained = int(rows[-1]["step"]), int(rows[-1]["tokens"]), float(rows[-1]["seconds"])
+    (maps,) = (w for w in watchers if isinstance(w, callbacks.AttentionMaps))
+    (samples,) = (w for w in watchers if isinstance(w, callbacks.TextSamples))
+    return {
+        "val_loss": float(best["val_loss"]),
+        "last_val_loss": module.val_loss,
+        "val_bits_per_byte": float(best["val_bits_per_byte"]),
+        "best_step": int(best["step"]),
+        "steps": steps,
+        "train_tokens": tokens,
+        "parameters": module.model.n_parameters(),
+        "wall_seconds": round(seconds, 2),
+        "train_seconds": trained,
+        "tokens_per_second": round(tokens / trained, 1),
+        "threads": torch.get_num_threads(),
+        "run_dir": str(folder),
+        "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
+        "attention": [str(file) for file in maps.files],
+        "sample": samples.latest,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def report(summary: dict) -> str:
+    """The summary as a person reads it at the end of a run."""
+    lines = [
+        f"validation loss  {summary['val_loss']:.4f} nats per token, {summary['val_bits_per_byte']:.4f} bits per byte "
+        f"(whole split, best of the run: step {summary['best_step']} of {summary['steps']})",
+        f"time             {summary['wall_seconds']:.0f} s, {summary['tokens_per_second']:,.0f} tokens per second",
+    ]
+    if summary["sample"]:
+        lines += ["sample", *(f"    {line}" for line in summary["sample"].splitlines())]
+    lines += [f"attention maps   {path}" for path in summary["attention"]]
+    lines += [f"loss curve       {summary['run_dir']}/loss.png", f"checkpoint       {summary['checkpoint']}"]
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """The versions that made the result."""
+    names = ("headwise", "torch", "lightning", "tokenizers", "numpy")
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, or None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return result.stdout.strip() or None
