@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -134,46 +135,30 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raise UserError for a number out of its range. The tables of kinds are checked where they live."""
-        at_least_one = {
-            "data.batch_size": self.data.batch_size,
-            "data.global_batch_size": self.data.global_batch_size,
-            "threads": self.threads,
-            "trainer.max_steps": self.trainer.max_steps,
-            "trainer.val_check_interval": self.trainer.val_check_interval,
-            "trainer.log_every_n_steps": self.trainer.log_every_n_steps,
-            "callbacks.attention.every_n_steps": self.callbacks.attention.every_n_steps,
-            "callbacks.checkpoint.every_n_steps": self.callbacks.checkpoint.every_n_steps,
-            "callbacks.samples.every_n_steps": self.callbacks.samples.every_n_steps,
-        }
-        for key, value in at_least_one.items():
-            require(value is None or value >= 1, f"{key}={value} must be at least 1")
-        not_negative = {
-            "seed": self.seed,
-            "optimizer.weight_decay": self.optimizer.weight_decay,
-            "schedule.warmup_steps": self.schedule.warmup_steps,
-            "callbacks.samples.tokens": self.callbacks.samples.tokens,
-            "callbacks.samples.temperature": self.callbacks.samples.temperature,
-        }
-        for key, value in not_negative.items():
-            require(value >= 0, f"{key}={value} must be at least 0")
-        above_zero = {
-            "optimizer.lr": self.optimizer.lr,
-            "optimizer.eps": self.optimizer.eps,
-            "trainer.gradient_clip_val": self.trainer.gradient_clip_val,
-        }
-        for key, value in above_zero.items():
-            require(value is None or value > 0, f"{key}={value} must be above 0")
-        for key, value in {"beta1": self.optimizer.beta1, "beta2": self.optimizer.beta2}.items():
-            require(0 <= value < 1, f"optimizer.{key}={value} must be at least 0 and below 1")
-        require(
-            0 <= self.schedule.min_lr_ratio <= 1,
-            f"schedule.min_lr_ratio={self.schedule.min_lr_ratio} must lie between 0 and 1",
-        )
-        require(
-            self.global_batch_size % self.data.batch_size == 0,
-            f"data.global_batch_size={self.data.global_batch_size} is not divisible by "
-            f"data.batch_size={self.data.batch_size}",
-        )
+        for key in (
+            *("data.batch_size", "data.global_batch_size", "threads", "trainer.max_steps"),
+            *("trainer.val_check_interval", "trainer.log_every_n_steps", "callbacks.attention.every_n_steps"),
+            *("callbacks.checkpoint.every_n_steps", "callbacks.samples.every_n_steps"),
+        ):
+            self.check(key, lambda value: value >= 1, "must be at least 1")
+        for key in (
+            *("seed", "optimizer.weight_decay", "schedule.warmup_steps"),
+            *("callbacks.samples.tokens", "callbacks.samples.temperature"),
+        ):
+            self.check(key, lambda value: value >= 0, "must be at least 0")
+        self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
+        for key in ("optimizer.lr", "optimizer.eps", "trainer.gradient_clip_val"):
+            self.check(key, lambda value: value > 0, "must be above 0")
+        for key in ("optimizer.beta1", "optimizer.beta2"):
+            self.check(key, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+        self.check("schedule.min_lr_ratio", lambda value: 0 <= value <= 1, "must lie between 0 and 1")
+        batch = self.data.batch_size
+        self.check("data.global_batch_size", lambda n: n % batch == 0, f"is not divisible by data.batch_size={batch}")
+
+    def check(self, key: str, right: Callable[[Any], bool], rule: str) -> None:
+        """Raise UserError naming the key, its value and the rule, unless the value is null or right."""
+        value = attrgetter(key)(self)
+        require(value is None or right(value), f"{key}={value} {rule}")
 
     @property
     def global_batch_size(self) -> int:
@@ -210,17 +195,39 @@ def register() -> None:
 
 def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2."""
+
+    def job(config: DictConfig) -> None:
+        try:
+            refuse_unknown(config)
+            task(config)
+        except UserError as error:
+            leave_no_empty_folder()
+            fail(error)
+        except KeyboardInterrupt:
+            leave_no_empty_folder()
+            sys.exit(130)
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
     register()
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(task)()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        leave_no_empty_folder()
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        leave_no_empty_folder()
-        sys.exit(130)
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(error)
+
+
+def fail(error: Exception) -> NoReturn:
+    """One line, exit code 2."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def refuse_unknown(config: DictConfig) -> None:
+    """Raise UserError for a key added with + or removed with ~, which Hydra allows and nobody would read."""
+    known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(TrainConfig), config))
+    for key in given:
+        require(key in known, f"{key} is not a key of the configuration{did_you_mean(key, known)}")
+    for key in known:
+        require(key in given, f"{key} is missing from the configuration; give it a value instead of removing it")
 
 
 def leave_no_empty_folder() -> None:
@@ -238,29 +245,25 @@ def one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"
-    cause = error
-    while not getattr(cause, "full_key", None) and isinstance(cause.__cause__, Exception):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OverrideParseException):
+        quotes = "a value with spaces, commas or brackets needs quotes twice: 'key=\"a, b\"'"
+        return f"{error.override}: cannot be read as key=value ({quotes})"
+    cause: BaseException | None = error
+    while cause and not getattr(cause, "full_key", None):
         cause = cause.__cause__
-    key = getattr(cause, "full_key", None)
-    first, *rest = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if not key:
-        if "=" not in first and rest:
-            first = f"{first}: {rest[0]}"
-        return f"{first} (values with spaces, commas or brackets need quotes twice: 'key=\"a, b\"')" if is_grammar(error) else first
+    if cause is None:
+        return ": ".join(lines)
+    key = str(getattr(cause, "full_key", ""))
     known = list(dotted_keys(OmegaConf.structured(TrainConfig)))
-    if key not in known:
-        return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
-    return f"{key}: {first}"
-
-
-def is_grammar(error: Exception) -> bool:
-    """Whether an override could not be parsed at all."""
-    return type(error).__name__ == "OverrideParseException"
+    if key in known:
+        return f"{key}: {str(cause).splitlines()[0]}"
+    return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every key of a configuration, groups included, as it is written on the command line."""
-    for key in config:
+    for key in map(str, config):
         yield f"{prefix}{key}"
         child = config._get_node(key)
         if isinstance(child, DictConfig):

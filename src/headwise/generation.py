@@ -1,8 +1,8 @@
 """Text from a model, token by token, as a few small functions.
 
-    ids = generate(model, tokenizer.encode("def "), 100, temperature=0.8, top_k=50, seed=1)
-    for text in tokenizer.stream(ids):
-        print(text, end="")
+ids = generate(model, tokenizer.encode("def "), 100, temperature=0.8, top_k=50, seed=1)
+for text in tokenizer.stream(ids):
+    print(text, end="")
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
-from headwise.errors import UserError, choose, require
+from headwise.errors import UserError, choose
 
 PIECE = 1 << 16  # characters encoded at a time, so that memory stays flat
 
@@ -66,7 +66,7 @@ class Tokenizer:
 
     def label(self, token: int) -> str:
         """One token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""
-        name = self.backend.id_to_token(token)
+        name = self.backend.id_to_token(token) or f"<{token}>"
         if self.characters is None and all(c in BYTES for c in name):
             raw = bytes(BYTES[c] for c in name)
             name = raw.decode("utf-8", errors="backslashreplace")
@@ -122,8 +122,7 @@ def train_char(text: str, vocab_size: int) -> Backend:
 
 
 def train_bpe(text: str, vocab_size: int) -> Backend:
-    """GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the text."""
-    require(vocab_size >= 256, f"tokenizer.vocab_size={vocab_size} must be at least 256, one token per byte")
+    """GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the text; the 256 bytes at least."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

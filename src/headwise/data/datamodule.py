@@ -1,4 +1,8 @@
-"""The batches Lightning trains and validates on. Each is a pair of token ids and next-token targets, both [B, T]."""
+"""The batches Lightning trains and validates on, each a pair of token ids and next-token targets, both [B, T].
+
+They are plain iterables: a batch is one indexed read of a memory map, so there is nothing for a DataLoader's
+worker processes to do.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from headwise.data.packing import Packed
 from headwise.data.sampler import window_starts, windows_at
@@ -19,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 VAL_TOKENS = 8192  # per validation batch, whatever data.batch_size is, so that the loss does not depend on it
 
 
-class TrainBatches(IterableDataset):
+class TrainBatches:
     """Every micro-batch of a run, from `first_step` on; a step has `accumulate` of them."""
 
     def __init__(self, tokens: np.ndarray, block_size: int, batch: int, accumulate: int, seed: int):
@@ -39,7 +42,7 @@ class TrainBatches(IterableDataset):
                 yield tokens[:, :-1], tokens[:, 1:]
 
 
-class ValBatches(Dataset):
+class ValBatches:
     """A whole split in windows side by side: every token but the first is predicted exactly once. The last
     window is filled up with targets that do not count."""
 
@@ -51,9 +54,11 @@ class ValBatches(Dataset):
     def __len__(self) -> int:
         return -(-self.windows // self.rows)
 
-    def __getitem__(self, index: int) -> Batch:
-        if index >= len(self):
-            raise IndexError(index)
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(index) for index in range(len(self)))
+
+    def batch(self, index: int) -> Batch:
+        """The index-th batch of windows."""
         first = index * self.rows * self.block_size
         rows = min(self.rows, self.windows - index * self.rows)
         chunk = torch.from_numpy(self.tokens[first : first + rows * self.block_size + 1].astype(np.int64))
@@ -77,10 +82,10 @@ class TextDataModule(L.LightningDataModule):
         self.train = TrainBatches(train, block_size, batch_size, accumulate, seed)
         self.val = ValBatches(val, block_size)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> TrainBatches:
         assert self.trainer is not None
         self.train.first_step, self.train.last_step = self.trainer.global_step, self.trainer.max_steps
-        return DataLoader(self.train, batch_size=None)
+        return self.train
 
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.val, batch_size=None)
+    def val_dataloader(self) -> ValBatches:
+        return self.val

@@ -1,7 +1,7 @@
 """Where text comes from, by name: python_docs (built in), files.
 
-    text = read_text("files", path="my.txt", val_path=None, val_fraction=0.1)
-    text.train, text.val
+text = read_text("files", path="my.txt", val_path=None, val_fraction=0.1)
+text.train, text.val
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import NamedTuple
 from headwise.errors import choose, require
 
 # Read in this order where a Python comes without its help topics. Part of no Python's optional pieces.
-FALLBACK_MODULES = (
-    "argparse ast asyncio.base_events asyncio.tasks bdb calendar cgitb codecs collections concurrent.futures._base "
-    "configparser contextlib csv dataclasses datetime decimal difflib dis doctest email.message enum fractions "
-    "functools gettext glob heapq imaplib inspect ipaddress json.decoder locale logging mailbox optparse os pathlib"
-).split()
+FALLBACK_MODULES = """
+argparse ast asyncio.base_events asyncio.tasks bdb calendar cgitb codecs collections concurrent.futures._base
+configparser contextlib csv dataclasses datetime decimal difflib dis doctest email.message enum fractions functools
+gettext glob heapq imaplib inspect ipaddress json.decoder locale logging mailbox optparse os pathlib
+""".split()  # noqa: SIM905
 
 
 class Text(NamedTuple):
@@ -36,7 +36,7 @@ def python_docs(path: str | None) -> str:
     sources of a fixed list of its standard-library modules instead.
     """
     if importlib.util.find_spec("pydoc_data.topics"):
-        from pydoc_data.topics import topics  # type: ignore[import-untyped]
+        from pydoc_data.topics import topics
 
         return "\n\n".join(topics.values())
     return library_sources()

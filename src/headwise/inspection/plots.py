@@ -49,9 +49,7 @@ def map_pixels(pattern: np.ndarray, cell: int) -> np.ndarray:
     return pixels
 
 
-def contact_sheet(
-    patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str
-) -> Image.Image:
+def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str) -> Image.Image:
     """Every head's map on one sheet: rows are layers, columns heads; in a map, rows are queries, columns keys.
 
     patterns [n_layer, n_head, T, T]; labels, one for each token; scores, metric -> [n_layer, n_head], written
@@ -63,8 +61,9 @@ def contact_sheet(
     shown = [label if len(label) <= 10 else label[:9] + "…" for label in labels]
     text = font(max(8, min(cell, 11)))
     every = -(-9 // cell)  # label each token where there is room, else every second, third, ...
+    upright = all(len(label) == 1 for label in shown)
     room = 6 + max(int(text.getlength(label)) for label in shown)  # for the longest label
-    column, row = max(side, 150) + GAP, CAPTION + side + GAP
+    column, row = max(side, 190) + GAP, CAPTION + side + GAP
     left, top = MARGIN + 26 + room, MARGIN + 54
     width, height = left + n_head * column + MARGIN, top + n_layer * row + room + MARGIN + 18
     sheet = Image.new("RGB", (max(width, 560), height), "white")
@@ -83,12 +82,15 @@ def contact_sheet(
             draw.rectangle((x - 1, y - 1, x + side, y + side), outline=(200, 200, 206))
             badges = [f"{BADGES[m]} {s[layer, head]:.2f}" for m, s in scores.items() if m in BADGES]
             draw.text((x, y - 5), f"{layer}.{head}", INK, font(12), anchor="ls")
-            draw.text((x + 28, y - 5), "  ".join(badges), FAINT, font(9), anchor="ls")
+            draw.text((x + 30, y - 5), "  ".join(badges), FAINT, font(11), anchor="ls")
     bottom = top + n_layer * row - GAP + 4
     for head in range(n_head):
         x = left + head * column
         for i in range(0, length, every):
-            turned(sheet, shown[i], text, FAINT, x + i * cell + cell // 2, bottom, anchor="top")
+            if upright:
+                draw.text((x + i * cell + cell / 2, bottom), shown[i], FAINT, text, anchor="ma")
+            else:
+                turned(sheet, shown[i], text, FAINT, x + i * cell + cell // 2, bottom, anchor="top")
         draw.text((x + side // 2, height - MARGIN), f"head {head}", INK, font(12), anchor="ms")
     return sheet
 
@@ -122,13 +124,16 @@ def loss_curve(rows: list[dict[str, str]], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for column, style in (("train_loss", {"lw": 0.8, "alpha": 0.6}), ("val_loss", {"marker": "o", "ms": 3})):
+    curves = (
+        ("train_loss", "training, one batch", {"lw": 0.8, "alpha": 0.6}),
+        ("val_loss", "validation, whole split", {"marker": "o", "ms": 3}),
+    )
+    for column, label, style in curves:
         points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         if points:
-            axes.plot(*zip(*points, strict=True), label=column.replace("_loss", "").replace("val", "validation"), **style)
-            if column == "val_loss":
-                step, best = min(points, key=lambda p: p[1])
-                axes.annotate(f"best {best:.3f} at step {step}", (step, best), (0, 12), textcoords="offset points", ha="right")
+            axes.plot(*zip(*points, strict=True), label=label, **style)
+    step, best = min(((row["step"], float(row["val_loss"])) for row in rows if row["val_loss"]), key=lambda p: p[1])
+    axes.set_title(f"best validation loss {best:.4f}, at step {step}", fontsize=10)
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

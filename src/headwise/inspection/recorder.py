@@ -8,6 +8,8 @@ Knows nothing of Lightning; training/callbacks.py decides when to look.
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +25,9 @@ from headwise.inspection.plots import contact_sheet
 from headwise.model.gpt import GPT, eval_mode
 from headwise.tokenizer import Tokenizer
 
-PROBE_TOKENS = 40  # as many as a contact sheet shows legibly
+PROBE_TOKENS = 64  # as many as a contact sheet shows legibly
+OWN_PROBE_TOKENS = 40
+PROSE = re.compile(r"[^\W\d_]+( [^\W\d_]+[,.;:]?){5,}")  # a line of at least six words, single spaces between
 
 
 @dataclass
@@ -44,7 +48,13 @@ class Recorder:
         self.probes = {name: tokenizer.encode(text, f"prompt {text!r}") for name, text in probes.items()}
         for name, ids in self.probes.items():
             require(len(ids) >= 2, f"prompt {probes[name]!r} is too short to attend in: give at least two tokens")
-            del ids[min(PROBE_TOKENS, block_size) :]
+            shown = min(PROBE_TOKENS, block_size)
+            if len(ids) > shown:
+                print(
+                    f"headwise: {name} is looked at up to its first {shown} of {len(ids)} tokens",
+                    file=sys.stderr,
+                )
+            del ids[shown:]
         self.table = CsvTable(folder / "heads.csv", ["step", "probe", "layer", "head", *METRICS])
 
     def begin(self, step: int) -> None:
@@ -85,6 +95,7 @@ class Recorder:
 
 
 def own_probe(text: str) -> str:
-    """A stretch of the text itself to look at: its first lines after the first line's end, in full."""
-    start = text.find("\n") + 1
-    return text[start:].lstrip("\n")[:2000] or text
+    """A stretch of the text itself to look at: from the first line that reads like prose, else from the start."""
+    lines = text.splitlines(keepends=True)
+    prose = (i for i, line in enumerate(lines[:500]) if PROSE.fullmatch(line.rstrip()))
+    return "".join(lines[next(prose, 0) :])[:2000]

@@ -53,9 +53,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tu
     square = q.size(-2) == k.size(-2)
     mask = None if square else causal_mask(q.size(-2), k.size(-2), q.device)
     gqa = q.size(1) != k.size(1)
-    z = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=square, enable_gqa=gqa
-    )
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=square, enable_gqa=gqa)
     return z, None
 
 

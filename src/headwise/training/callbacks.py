@@ -68,7 +68,9 @@ class MetricsLog(Clock):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.table.begin(trainer.global_step)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.started = time.perf_counter()
 
     def on_train_batch_end(
@@ -116,7 +118,12 @@ class ProgressBar(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started, self.first = time.monotonic(), trainer.global_step
         if self.console.is_terminal:
-            columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+            columns = [
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            ]
             self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self.bar.start()
@@ -165,10 +172,10 @@ class LastCheckpoint(Clock, Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.due(trainer) and not self.validation.due(trainer):
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class TextSamples(Clock):

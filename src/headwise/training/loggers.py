@@ -23,9 +23,11 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
     """
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-    settings = {
+    os.environ.setdefault("WANDB_SILENT", "true")  # the run's report says where it is
+    mode: Any = os.environ.get("WANDB_MODE")
+    if not mode:
+        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    settings: dict[str, Any] = {
         "project": config.project,
         "entity": config.entity,
         "name": config.name or folder.name,
@@ -77,6 +79,14 @@ def log_moment(loggers: list[Logger], step: int, numbers: dict[str, float], imag
                 logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")
         else:
             logger.log_metrics(numbers, step)
+
+
+def whereabouts(logger: Logger | None) -> str | None:
+    """Where to find the W&B run: its address, or the command that uploads it; None when there is none."""
+    if not isinstance(logger, WandbLogger):
+        return None
+    run = logger.experiment
+    return run.url or f"offline; with an account: wandb sync {Path(run.dir).parent}"
 
 
 def close(logger: Logger | None) -> None:

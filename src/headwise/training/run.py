@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint
@@ -24,11 +27,11 @@ from headwise.data.text import SOURCES, read_text
 from headwise.errors import UserError, choose, require
 from headwise.files import CsvTable, write_text
 from headwise.inspection.plots import loss_curve
-from headwise.inspection.recorder import PROBE_TOKENS, Recorder, own_probe
+from headwise.inspection.recorder import OWN_PROBE_TOKENS, Recorder, own_probe
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks
-from headwise.training.loggers import LOGGERS, close, make_logger
+from headwise.training.loggers import LOGGERS, close, make_logger, whereabouts
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
 from headwise.training.schedule import SCHEDULES
@@ -44,11 +47,14 @@ def check(config: TrainConfig) -> None:
     choose("logger.kind", config.logger.kind, LOGGERS)
     with torch.device("meta"):  # no memory, no work: the model's own checks alone
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
+    make_trainer(config, [], None)
 
 
 def train(composed: DictConfig) -> dict:
     """Run the training that the configuration describes, or go on with it; returns summary.json's contents."""
     began = time.monotonic()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what hardware it did not find, and tips
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 speaks to an older torch here
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     check(config)
@@ -57,7 +63,10 @@ def train(composed: DictConfig) -> dict:
         torch.set_num_threads(config.threads)
     resume_from = find_resume(config, folder)
     if resume_from and (done := finished(folder, resume_from, config.trainer.max_steps)):
-        print(f"headwise: {folder} has finished its {done['steps']} steps; raise trainer.max_steps to go on", file=sys.stderr)
+        print(
+            f"headwise: {folder} has finished its {done['steps']} steps; raise trainer.max_steps to go on",
+            file=sys.stderr,
+        )
         return done
     data = config.data
     text = read_text(data.source, data.path, data.val_path, data.val_fraction)
@@ -76,7 +85,13 @@ def train(composed: DictConfig) -> dict:
     about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
     model = GPT(config.model)
     module = TrainingModule(
-        model, packed.tokenizer, config.optimizer, config.schedule, config.seed, packed.bytes_per_token("val"), about
+        model,
+        packed.tokenizer,
+        config.optimizer,
+        config.schedule,
+        config.seed,
+        packed.bytes_per_token("val"),
+        about,
     )
     datamodule = TextDataModule(packed, config.model.block_size, data.batch_size, config.accumulate, config.seed)
     watchers = make_callbacks(config, folder, packed, own_probe(text.val))
@@ -90,13 +105,14 @@ def train(composed: DictConfig) -> dict:
     )
     logger = make_logger(config.logger, folder, plain)
     try:
-        trainer = make_trainer(config, watchers, logger, folder)
+        trainer = make_trainer(config, watchers, logger)
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into exit code 1
     finally:
+        wandb_run = whereabouts(logger)
         close(logger)
-    summary = summarize(config, folder, module, watchers, packed, time.monotonic() - began)
+    summary = summarize(folder, module, watchers, wandb_run, time.monotonic() - began)
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -109,7 +125,10 @@ def find_resume(config: TrainConfig, folder: Path) -> Path | None:
     if config.resume:
         given = Path(config.resume)
         path = given if given.is_file() else given / "checkpoints" / "last.ckpt"
-        require(path.is_file(), f"resume={config.resume} holds no checkpoints/last.ckpt; give a run's folder, or auto")
+        require(
+            path.is_file(),
+            f"resume={config.resume} holds no checkpoints/last.ckpt; give a run's folder, or auto",
+        )
         return path
     require(
         not (folder / "config.yaml").exists(),
@@ -149,7 +168,10 @@ def make_callbacks(config: TrainConfig, folder: Path, packed: Packed, own: str) 
     prompts = {f"prompt_{i}": prompt for i, prompt in enumerate(wanted.attention.prompts, start=1)}
     own_ids = tokenizer.encode(own)
     recorder = Recorder(
-        folder / "attention", tokenizer, prompts or {"text": tokenizer.decode(own_ids[:PROBE_TOKENS])}, block_size
+        folder / "attention",
+        tokenizer,
+        prompts or {"text": tokenizer.decode(own_ids[:OWN_PROBE_TOKENS])},
+        block_size,
     )
     sample = wanted.samples
     start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own_ids[:32]
@@ -157,19 +179,18 @@ def make_callbacks(config: TrainConfig, folder: Path, packed: Packed, own: str) 
     return [
         callbacks.MetricsLog(folder / "metrics.csv", config.trainer.log_every_n_steps, val_every, tokens_per_step),
         callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps),
-        callbacks.TextSamples(
-            folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature
-        ),
+        callbacks.TextSamples(folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature),
         callbacks.ProgressBar(),
         ModelCheckpoint(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False),
         callbacks.LastCheckpoint(folder / "checkpoints" / "last.ckpt", wanted.checkpoint.every_n_steps, val_every),
     ]
 
 
-def make_trainer(config: TrainConfig, watchers: list, logger: object, folder: Path) -> L.Trainer:
+def make_trainer(config: TrainConfig, watchers: list, logger: Logger | None) -> L.Trainer:
     """Lightning's Trainer with the configuration's flags. One long epoch: steps are what counts."""
     flags = asdict(config.trainer)
     flags["val_check_interval"] *= config.accumulate  # Lightning counts batches
+    flags["log_every_n_steps"] = 1  # Lightning's own log is not used: callbacks.MetricsLog counts steps
     try:
         trainer = L.Trainer(
             **flags,
@@ -179,7 +200,6 @@ def make_trainer(config: TrainConfig, watchers: list, logger: object, folder: Pa
             num_sanity_val_steps=0,
             callbacks=watchers,
             logger=logger or False,
-            default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
@@ -189,9 +209,7 @@ def make_trainer(config: TrainConfig, watchers: list, logger: object, folder: Pa
     return trainer
 
 
-def summarize(
-    config: TrainConfig, folder: Path, module: TrainingModule, watchers: list, packed: Packed, seconds: float
-) -> dict:
+def summarize(folder: Path, module: TrainingModule, watchers: list, wandb_run: str | None, seconds: float) -> dict:
     """What the run came to, and its pictures' last strokes."""
     rows = CsvTable(folder / "metrics.csv", callbacks.METRICS).rows()
     loss_curve(rows, folder / "loss.png")
@@ -215,6 +233,7 @@ def summarize(
         "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
         "attention": [str(file) for file in maps.files],
         "sample": samples.latest,
+        "wandb": wandb_run,
         "versions": versions(),
         "git_commit": git_commit(),
     }
@@ -230,6 +249,7 @@ def report(summary: dict) -> str:
     if summary["sample"]:
         lines += ["sample", *(f"    {line}" for line in summary["sample"].splitlines())]
     lines += [f"attention maps   {path}" for path in summary["attention"]]
+    lines += [f"W&B              {summary['wandb']}"] if summary["wandb"] else []
     lines += [f"loss curve       {summary['run_dir']}/loss.png", f"checkpoint       {summary['checkpoint']}"]
     return "\n".join(lines)
 
