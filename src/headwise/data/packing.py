@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -81,8 +82,8 @@ def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
     try:
         write_packed(temporary, text, tokenizer_kind, vocab_size, settings)
-        if not folder.exists():  # else another process has just made the same
-            temporary.rename(folder)
+        with suppress(FileExistsError):  # another process has just made the same
+            rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Packed(folder)
@@ -117,6 +118,16 @@ def write_packed(folder: Path, text: Text, tokenizer_kind: str, vocab_size: int,
     }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     os.chmod(folder, 0o755)  # mkdtemp made it private
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a folder. Raises FileExistsError, on every system alike, if the target is there."""
+    try:
+        source.rename(target)
+    except OSError as error:  # Linux says ENOTEMPTY
+        if target.exists():
+            raise FileExistsError(target) from error
+        raise
 
 
 def checksum(file: Path) -> str:

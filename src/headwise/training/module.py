@@ -43,13 +43,17 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
-        # Dropout draws from (seed, micro-step, rank): what runs between steps cannot disturb it, and a resumed
-        # run needs no saved random state.
-        draw = np.random.SeedSequence((self.seed, batch_idx, self.global_rank)).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(draw))
+        torch.manual_seed(self.draw_seed(batch_idx))
         loss = next_token_loss(self.model(inputs), targets)
         self.train_loss = loss.detach()
         return loss
+
+    def draw_seed(self, batch_idx: int) -> int:
+        """What dropout draws from: (seed, step, micro-step, rank). So nothing that runs between steps can disturb it,
+        and a resumed run needs no saved random state."""
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        entropy = (self.seed, self.global_step, micro, self.global_rank)
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
     def configure_gradient_clipping(
         self,

@@ -59,6 +59,8 @@ def train(composed: DictConfig) -> dict:
     assert isinstance(config, TrainConfig)
     check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())  # as a user would write it
     if config.threads:
         torch.set_num_threads(config.threads)
     resume_from = find_resume(config, folder)

@@ -1,0 +1,40 @@
+# make help lists what can be done. Each target works on a fresh clone: it makes .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup train test lint bench clean
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+setup: .venv/dev  ## make .venv with everything that training and development need
+
+train: .venv/run  ## train the quickstart; make train ARGS="data=files data.path=my.txt" for your own text
+	$(BIN)/python scripts/train.py $(ARGS)
+
+test: .venv/dev  ## run the tests (about four minutes); make test ARGS="-k attention" for some of them
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/run  ## measure the quickstart against n-gram models of the same text
+	$(BIN)/python benchmarks/quickstart.py
+
+clean:  ## remove .venv and caches; runs/ and data/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Headwise needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev: .venv/run
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	@touch $@

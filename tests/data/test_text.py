@@ -1,0 +1,82 @@
+"""Where text comes from, how it is split, and what is said when it is not there."""
+
+import pytest
+
+from headwise.data import text as text_module
+from headwise.data.text import library_sources, python_docs, read_text
+from headwise.errors import UserError
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_the_built_in_text_is_a_real_one():
+    text = python_docs(None)
+    assert len(text) > 300_000
+    assert 60 < len(set(text)) < 300
+
+
+def test_a_python_without_help_topics_gives_its_library_instead(monkeypatch):
+    real = text_module.importlib.util.find_spec
+    monkeypatch.setattr(
+        text_module.importlib.util, "find_spec", lambda name: None if name == "pydoc_data.topics" else real(name)
+    )
+    assert python_docs(None) == library_sources()
+    assert len(library_sources()) > 300_000
+
+
+def test_the_last_tenth_of_the_characters_is_held_out(tmp_path):
+    content = "".join(chr(97 + i % 26) for i in range(1117))
+    text = read_text("files", str(write(tmp_path / "a.txt", content)), None, 0.1)
+    assert text.train + text.val == content
+    assert len(text.train) == int(1117 * 0.9)
+
+
+def test_a_folder_and_a_glob_give_their_files_in_name_order(tmp_path):
+    write(tmp_path / "b.txt", "second\n")
+    write(tmp_path / "a.txt", "first")
+    write(tmp_path / "deep/c.txt", "third")
+    write(tmp_path / "ignored.md", "no")
+    for path in (tmp_path, tmp_path / "**/*.txt"):
+        assert "".join(read_text("files", str(path), None, 0.5)) == "first\nsecond\nthird"
+
+
+def test_line_endings_stay_as_they_are(tmp_path):
+    path = write(tmp_path / "a.txt", b"one\r\ntwo\rthree\n" * 5)
+    assert "".join(read_text("files", str(path), None, 0.5)) == "one\r\ntwo\rthree\n" * 5
+
+
+def test_a_validation_file_is_used_whole(tmp_path):
+    a, b = write(tmp_path / "a.txt", "training"), write(tmp_path / "b.txt", "validation")
+    assert read_text("files", str(a), str(b), 0.1) == ("training", "validation")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"good \xff bad", "is not UTF-8 at byte 5"),
+        (b"", "holds no text"),
+        (b" \n \n", "holds no text"),
+        (b"abcd", "too short to validate on: 1 characters"),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_refused(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read_text("files", str(write(tmp_path / "a.txt", content)), None, 0.1)
+
+
+def test_missing_files_are_refused_with_the_key_that_named_them(tmp_path):
+    with pytest.raises(UserError, match=r"data=files needs data\.path="):
+        read_text("files", None, None, 0.1)
+    with pytest.raises(UserError, match=r"data\.path=.*nowhere names no file"):
+        read_text("files", str(tmp_path / "nowhere"), None, 0.1)
+    with pytest.raises(UserError, match=r"data\.path=.* is a folder without \.txt files"):
+        read_text("files", str(tmp_path), None, 0.1)
+    path = str(write(tmp_path / "a.txt", "text"))
+    with pytest.raises(UserError, match=r"data\.val_path=.*x names no file"):
+        read_text("files", path, str(tmp_path / "x"), 0.1)
+    with pytest.raises(UserError, match=r"names b\.md; only \.txt"):
+        read_text("files", str(write(tmp_path / "b.md", "text")), None, 0.1)

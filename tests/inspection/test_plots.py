@@ -1,0 +1,54 @@
+"""Pictures: the same weight is the same colour in every one, and sizes never change."""
+
+import numpy as np
+from PIL import Image
+
+from headwise.inspection.plots import HATCH, MASKED, colours, contact_sheet, loss_curve, map_pixels
+
+
+def pattern(sharp, length=7):
+    raw = np.tril(np.exp(np.random.default_rng(0).normal(size=(2, 3, length, length)) * sharp))
+    return raw / raw.sum(-1, keepdims=True)
+
+
+def sheet(sharp, labels="abc␣d⏎z"):
+    maps = pattern(sharp)
+    return contact_sheet(maps, list(labels), {"entropy": maps[..., 1, 0]}, "title")
+
+
+def test_a_weight_has_its_own_colour_whatever_else_is_on_the_map():
+    for other in (0.0, 1.0):
+        pixels = map_pixels(np.array([[other, 0.0], [0.25, 0.0]]), 5)
+        assert (pixels[5:, :5] == colours()[round(0.5 * 255)]).all()
+
+
+def test_masked_cells_are_not_the_colour_of_zero():
+    pixels = map_pixels(np.array([[1.0, 0.0], [1.0, 0.0]]), 9)
+    future = {tuple(p) for p in pixels[:9, 9:].reshape(-1, 3).tolist()}
+    assert future == {MASKED, HATCH}
+    assert {tuple(p) for p in pixels[9:, 9:].reshape(-1, 3).tolist()} == {tuple(colours()[0].tolist())}
+
+
+def test_lightness_falls_all_along_the_scale():
+    lightness = colours() @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) <= 0).all()
+    assert lightness[0] - lightness[-1] > 150
+
+
+def test_equal_shapes_give_equal_sizes_whatever_the_weights():
+    assert sheet(0.1).size == sheet(5.0).size
+    assert np.asarray(sheet(0.1)).tobytes() != np.asarray(sheet(5.0)).tobytes()
+
+
+def test_long_labels_and_many_heads_still_make_a_sheet():
+    maps = pattern(1.0)
+    wide = contact_sheet(maps, ["␣international"] * 7, {}, "bpe")
+    assert wide.width > sheet(1.0).width
+    many = contact_sheet(np.tile(maps, (6, 4, 1, 1)), list("abcdefg"), {}, "many")
+    assert many.height > many.width / 2
+
+
+def test_the_loss_curve_is_a_picture_of_the_rows(tmp_path):
+    rows = [{"step": "1", "train_loss": "3", "val_loss": ""}, {"step": "2", "train_loss": "2", "val_loss": "2.5"}]
+    loss_curve(rows, tmp_path / "loss.png")
+    assert Image.open(tmp_path / "loss.png").size == (960, 540)

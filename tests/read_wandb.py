@@ -1,0 +1,55 @@
+"""Reads the log that an offline W&B run leaves, as `wandb sync` would.
+
+The file is a LevelDB log (blocks of 32 KiB; chunks of crc, length, type) behind a 7-byte header, and its records are
+protocol buffers that the wandb package defines.
+"""
+
+import json
+import struct
+
+from wandb.proto import wandb_internal_pb2
+
+BLOCK, HEADER = 32768, 7
+FULL, FIRST, LAST = 1, 2, 4
+
+
+def records(path):
+    """Every record of a .wandb file."""
+    data, at, parts = path.read_bytes(), HEADER, []
+    assert data[:4] == b":W&B"
+    while at + HEADER <= len(data):
+        if BLOCK - at % BLOCK < HEADER:  # a block's tail too short for a chunk is padding
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + HEADER])
+        if kind == 0:
+            break
+        parts.append(data[at + HEADER : at + HEADER + length])
+        at += HEADER + length
+        if kind in (FULL, LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(b"".join(parts))
+            parts = []
+            yield record
+
+
+def as_dict(items):
+    """Items with (nested) keys and JSON values as one nested dictionary."""
+    result = {}
+    for item in items:
+        *outer, last = item.nested_key or [item.key]
+        place = result
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(item.value_json)
+    return result
+
+
+def history(path):
+    """Every call of wandb.log as {key: value}."""
+    return [as_dict(r.history.item) for r in records(path) if r.WhichOneof("record_type") == "history"]
+
+
+def config(path):
+    """The configuration that the run was started with, as {key: value}."""
+    return next(as_dict(r.run.config.update) for r in records(path) if r.WhichOneof("record_type") == "run")

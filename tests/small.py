@@ -1,0 +1,62 @@
+"""Small things that several tests need: a text, a tokenizer, a model, a trained run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from headwise.model.config import GPTConfig
+from headwise.model.gpt import GPT
+from headwise.tokenizer import train_tokenizer
+from tests.presets import PRESETS
+
+ROOT = Path(__file__).parents[1]
+TEXT = "The kids were scared of the lions, so they left right away.\n" * 60
+TINY = ["model.n_layer=2", "model.n_head=2", "model.n_embd=16", "model.block_size=24", "data.batch_size=5"]
+
+
+def small_model(preset="modern", vocab_size=23, **sizes):
+    """A model with random weights, two layers of three heads."""
+    torch.manual_seed(0)
+    sizes = {"block_size": 29, "n_layer": 2, "n_head": 3, "n_embd": 18} | sizes
+    return GPT(GPTConfig(vocab_size=vocab_size, **sizes, **PRESETS[preset] | {"init": "gpt2"})).eval()
+
+
+def small_tokenizer():
+    return train_tokenizer("char", TEXT)
+
+
+def script(name, *args, cwd, ok=True):
+    """Run scripts/<name>.py as a user would, in the folder `cwd`."""
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"WANDB_MODE": "offline"},
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert not ok or result.returncode == 0, result.stderr
+    return result
+
+
+def train(cwd, run_dir, *overrides):
+    """A tiny training on the built-in text, without pictures and loggers unless asked for; its summary."""
+    script("train", *arguments(run_dir, overrides), cwd=cwd)
+    return json.loads((Path(cwd) / run_dir / "summary.json").read_text())
+
+
+def start_training(cwd, run_dir, *overrides):
+    """The same training in the background, as a process to interrupt."""
+    command = [sys.executable, ROOT / "scripts/train.py", *arguments(run_dir, overrides)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def arguments(run_dir, overrides):
+    quiet = ["logger=none", "callbacks.attention.every_n_steps=null", "callbacks.samples.every_n_steps=null"]
+    return [*TINY, *quiet, f"run_dir={run_dir}", "threads=1", *overrides]

@@ -1,0 +1,70 @@
+"""Every file in configs/ composes, passes the run's checks and builds a model, alone and with each other choice."""
+
+import itertools
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from headwise.config import CONFIGS, TrainConfig, register
+from headwise.model.gpt import GPT
+from headwise.training.module import TrainingModule
+from headwise.training.optim import make_optimizer
+from headwise.training.run import check
+from headwise.training.schedule import multiplier
+from tests.small import small_tokenizer
+
+CHOICES = [
+    f"{group.name}={file.stem}"
+    for group in sorted(CONFIGS.iterdir())
+    if group.is_dir()
+    for file in sorted(group.glob("*.yaml"))
+]
+ON_THIS_MACHINE = {"trainer=gpu": torch.cuda.is_available(), "trainer=mps": torch.backends.mps.is_available()}
+
+
+def composed(*overrides):
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["run_dir=x", *overrides])
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, TrainConfig)
+    return typed
+
+
+def test_every_group_is_in_the_choices():
+    assert {"model=classic", "model=modern", "data=files", "logger=none", "experiment=quickstart"} <= set(CHOICES)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_builds(choice):
+    config = composed(choice)
+    if not ON_THIS_MACHINE.get(choice, True):
+        config.trainer.accelerator = "cpu"
+    check(config)
+    config.model.vocab_size = 23
+    model = GPT(config.model)
+    make_optimizer(model, config.optimizer)
+    assert multiplier(config.schedule.warmup_steps, config.schedule, config.trainer.max_steps) == 1.0
+    TrainingModule(model, small_tokenizer(), config.optimizer, config.schedule, 0, 1.0, {})
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))
+def test_choices_of_different_groups_go_together(first, second):
+    if first.split("=")[0] != second.split("=")[0]:
+        composed(first, second).validate()
+
+
+def test_an_experiments_choices_give_way_to_the_command_line():
+    config = composed("data=files", "data.path=a.txt", "model=classic", "model.n_layer=7", "trainer.max_steps=11")
+    assert (config.data.source, config.data.path) == ("files", "a.txt")
+    assert (config.model.position, config.model.n_layer, config.trainer.max_steps) == ("learned", 7, 11)
+    assert config.model.n_embd == composed().model.n_embd
+
+
+def test_presets_hold_kinds_and_never_sizes():
+    sizes = {"vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "n_inner", "dropout"}
+    for file in (CONFIGS / "model").glob("*.yaml"):
+        assert not sizes & set(OmegaConf.load(file))
+    assert set(OmegaConf.load(CONFIGS / "model/classic.yaml")) == set(OmegaConf.load(CONFIGS / "model/modern.yaml"))

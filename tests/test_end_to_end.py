@@ -1,0 +1,206 @@
+"""The whole flow as a user runs it: train on real text, look, resume, generate."""
+
+import csv
+import json
+import signal
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from headwise.checkpoint import load
+from tests.read_wandb import config as wandb_config
+from tests.read_wandb import history
+from tests.small import TINY, script, start_training, train
+
+STEPS = [*TINY, "threads=1", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2"]
+
+
+def metrics(folder):
+    return list(csv.DictReader((folder / "metrics.csv").open()))
+
+
+def losses(folder):
+    """What must be the same in two runs that are the same: everything but the clock."""
+    clock = {"seconds", "tokens_per_second"}
+    return [{key: value for key, value in row.items() if key not in clock} for row in metrics(folder)]
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Ten steps with everything on: the output of train.py, and where it ran."""
+    cwd = tmp_path_factory.mktemp("run")
+    wanted = ["run_dir=out", "trainer.max_steps=10", "callbacks.attention.every_n_steps=5"]
+    wanted += ["callbacks.samples.every_n_steps=5", "callbacks.samples.tokens=20", "data.global_batch_size=10"]
+    result = script("train", *STEPS, *wanted, 'callbacks.attention.prompts=["The lions","so they left"]', cwd=cwd)
+    return cwd, cwd / "out", result
+
+
+def test_the_run_leaves_what_the_readme_promises(run):
+    _, folder, _ = run
+    expected = ["config.yaml", "overrides.yaml", "metrics.csv", "samples.txt", "summary.json", "loss.png"]
+    expected += ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "attention/heads.csv"]
+    for step in (0, 5, 10):
+        expected += [f"attention/maps_prompt_{i}_step_{step:06d}.png" for i in (1, 2)]
+    assert [name for name in expected if not (folder / name).is_file()] == []
+    assert not list(folder.rglob("*.part"))
+
+
+def test_the_end_of_the_run_names_loss_sample_maps_and_checkpoint(run):
+    _, folder, result = run
+    summary = json.loads((folder / "summary.json").read_text())
+    assert f"validation loss  {summary['val_loss']:.4f} nats per token" in result.stdout
+    assert "attention maps   out/attention/maps_prompt_1_step_000010.png" in result.stdout
+    assert "checkpoint       out/checkpoints/best.ckpt" in result.stdout
+    assert "wandb sync out/wandb/" in result.stdout
+    assert summary["sample"].splitlines()[0] in result.stdout
+    assert summary["train_tokens"] == 10 * 10 * 24
+    assert summary["steps"] == 10
+
+
+def test_a_line_per_validation_appears_where_there_is_no_terminal(run):
+    lines = [line for line in run[2].stderr.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["4/10", "8/10", "10/10"]
+    assert "Traceback" not in run[2].stderr
+    assert "Warning" not in run[2].stderr
+
+
+def test_metrics_have_a_row_per_moment_and_validation_covers_the_last_step(run):
+    _, folder, _ = run
+    rows = metrics(folder)
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8, 10]
+    assert [int(row["step"]) for row in rows if row["val_loss"]] == [4, 8, 10]
+    best = min((row for row in rows if row["val_loss"]), key=lambda row: float(row["val_loss"]))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["val_loss"] == float(best["val_loss"])
+    assert load(folder / "checkpoints/best.ckpt").about["val_loss"] == summary["val_loss"]
+    assert all(float(row["train_loss"]) > 0 and float(row["grad_norm"]) > 0 for row in rows)
+    assert float(rows[0]["lr"]) == pytest.approx(3e-3, rel=1)
+
+
+def test_the_offline_wandb_run_holds_pictures_and_numbers_at_their_steps(run):
+    _, folder, _ = run
+    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    moments = list(history(log))
+    maps = {m["trainer/global_step"]: m for m in moments if "attn/maps/prompt_1" in m}
+    assert sorted(maps) == [0, 5, 10]
+    for step, moment in maps.items():
+        for i in (1, 2):
+            image = log.parent / "files" / moment[f"attn/maps/prompt_{i}"]["path"]
+            assert (
+                Image.open(image).tobytes()
+                == Image.open(folder / f"attention/maps_prompt_{i}_step_{step:06d}.png").tobytes()
+            )
+    heads = list(csv.DictReader((folder / "attention/heads.csv").open()))
+    row = next(r for r in heads if (r["step"], r["probe"], r["layer"], r["head"]) == ("5", "prompt_2", "1", "0"))
+    for metric in ("entropy", "previous_token", "first_token"):
+        assert maps[5][f"heads/{metric}/prompt_2/L1H0"] == pytest.approx(float(row[metric]))
+    scalars = {m["trainer/global_step"]: m for m in moments if "train_loss" in m}
+    assert {step: m["train_loss"] for step, m in scalars.items()} == {
+        int(row["step"]): float(row["train_loss"]) for row in metrics(folder)
+    }
+    assert {step for step, m in scalars.items() if "val_loss" in m} == {4, 8, 10}
+    assert wandb_config(log)["model"]["n_layer"] == 2
+
+
+def test_generation_continues_the_prompt_and_repeats_with_the_seed(run):
+    cwd, folder, _ = run
+    first, again, other = (
+        script(
+            "generate", "--checkpoint", folder, "--prompt", "def ", "--max-new-tokens", 30, "--top-k", 9, *seed, cwd=cwd
+        )
+        for seed in (["--seed", 1], ["--seed", 1], ["--seed", 2])
+    )
+    assert first.stdout.startswith("def ")
+    assert len(first.stdout) == len("def ") + 30 + 1
+    assert first.stdout == again.stdout != other.stdout
+    assert "best.ckpt" in first.stderr
+
+
+def test_generation_refuses_what_the_tokenizer_does_not_know(run):
+    cwd, folder, _ = run
+    result = script("generate", "--checkpoint", folder, "--prompt", "a€", cwd=cwd, ok=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith("error: --prompt holds characters the tokenizer has no token for")
+
+
+@pytest.mark.parametrize("interruption", ["killed", "extended"])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, interruption):
+    """With dropout and accumulation on. Killed at some moment, or finished and then given more steps."""
+    steps = [*STEPS, "model.dropout=0.2", "data.global_batch_size=10", "callbacks.checkpoint.every_n_steps=7"]
+    if interruption == "killed":
+        steps.append("trainer.max_steps=120")
+        process = start_training(tmp_path, "parts", *steps)
+        table = tmp_path / "parts/metrics.csv"
+        while process.poll() is None and not (table.exists() and table.read_text().count("\n") > 15):
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    else:
+        steps.append("schedule=constant")  # a schedule that ends later is another schedule
+        train(tmp_path, "parts", *steps, "trainer.max_steps=8")
+        steps.append("trainer.max_steps=14")
+    resumed = train(tmp_path, "parts", *steps, "resume=auto")
+    whole = train(tmp_path, "whole", *steps)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert resumed["val_loss"] == whole["val_loss"]
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_same_seed_gives_the_same_losses_with_maps_samples_and_logger_on_or_off(tmp_path):
+    common = [*STEPS, "trainer.max_steps=6", "model.dropout=0.2"]
+    train(tmp_path, "off", *common)
+    train(
+        tmp_path,
+        "on",
+        *common,
+        "callbacks.attention.every_n_steps=2",
+        "callbacks.samples.every_n_steps=2",
+        "logger=wandb",
+    )
+    train(tmp_path, "other", *common, "seed=7")
+    assert losses(tmp_path / "on") == losses(tmp_path / "off") != losses(tmp_path / "other")
+
+
+def test_validation_loss_does_not_depend_on_the_batch_size(tmp_path):
+    """Two runs whose models are the same: a rate too small to move a float32 weight."""
+    still = [*STEPS, "trainer.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "model.init=gpt2"]
+    a = train(tmp_path, "a", *still, "data.batch_size=3")
+    b = train(tmp_path, "b", *still, "data.batch_size=31")
+    assert a["val_loss"] == b["val_loss"]
+
+
+def test_a_users_own_file_trains_with_bpe(tmp_path):
+    (tmp_path / "my text.txt").write_text("The kids were scared of the lions, so they left right away. 🦁\n" * 80)
+    own = ["data=files", 'data.path="my text.txt"', "tokenizer=bpe", "tokenizer.vocab_size=280", "model=classic"]
+    summary = train(tmp_path, "out", *STEPS, *own, "trainer.max_steps=4", "callbacks.attention.every_n_steps=4")
+    assert summary["val_bits_per_byte"] > 0
+    assert (tmp_path / "out/attention/maps_text_step_000004.png").is_file()
+    result = script("generate", "--prompt", "日本 ", "--checkpoint", "out", "--max-new-tokens", 5, cwd=tmp_path)
+    assert result.stdout.startswith("日本 ")
+
+
+def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
+    cwd, folder, _ = run
+    finished = ["run_dir=out", *STEPS, "data.global_batch_size=10", "trainer.max_steps=10"]
+    before = (folder / "metrics.csv").read_bytes()
+    result = script("train", *finished, "resume=auto", cwd=cwd)
+    assert "has finished its 10 steps" in result.stderr
+    refused = script("train", *finished, cwd=cwd, ok=False)
+    assert refused.returncode == 2
+    assert "run_dir=out already holds a run; resume=auto goes on with it" in refused.stderr
+    for change, message in (
+        ("model.n_layer=3", "model.n_layer=3 differs from 2"),
+        ("tokenizer=bpe", "model.vocab_size"),
+        ("data.val_fraction=0.2", "the text or tokenizer differs"),
+    ):
+        result = script("train", *finished, "trainer.max_steps=12", "resume=auto", change, cwd=cwd, ok=False)
+        assert result.returncode == 2
+        assert message in result.stderr
+    assert (folder / "metrics.csv").read_bytes() == before

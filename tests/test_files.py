@@ -1,0 +1,33 @@
+"""Files appear whole or not at all; tables can be cut back."""
+
+import pytest
+
+from headwise.files import CsvTable, whole, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    write_text(path, "old")
+
+    def interrupted():
+        with whole(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_table_is_cut_back_to_a_step_and_grows_again(tmp_path):
+    table = CsvTable(tmp_path / "t.csv", ["step", "loss"])
+    table.begin(0)
+    table.append([{"step": 1, "loss": 0.5}, {"step": 2}, {"step": 3, "loss": 0.25}])
+    table.begin(2)
+    table.append([{"step": 3, "loss": 0.125}])
+    assert table.rows() == [
+        {"step": "1", "loss": "0.5"},
+        {"step": "2", "loss": ""},
+        {"step": "3", "loss": "0.125"},
+    ]

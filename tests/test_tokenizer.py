@@ -1,0 +1,74 @@
+"""Tokenizers: nothing is lost, nothing is guessed."""
+
+import pytest
+from tokenizers import Tokenizer as Backend
+
+from headwise.errors import UserError
+from headwise.tokenizer import BYTES, PIECE, Tokenizer, pieces, train_tokenizer
+
+TEXT = "The kids were scared of the lions,\r\n\tso they left right away. 🦁 naïve 日本\n" * 7
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_round_trip_is_exact(kind):
+    tokenizer = train_tokenizer(kind, TEXT, vocab_size=300)
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert [i for piece in tokenizer.encode_pieces(TEXT) for i in piece] == tokenizer.encode(TEXT)
+    assert max(tokenizer.encode(TEXT)) < tokenizer.vocab_size
+
+
+def test_bpe_encodes_what_it_never_saw():
+    tokenizer = train_tokenizer("bpe", TEXT, vocab_size=300)
+    unseen = "Zażółć <|endoftext|> \x00\x7f 𝔘"
+    assert tokenizer.decode(tokenizer.encode(unseen)) == unseen
+    assert len(tokenizer.encode(TEXT)) < len(TEXT.encode())
+
+
+def test_char_has_one_token_for_each_distinct_character_in_order():
+    tokenizer = train_tokenizer("char", "banana\n")
+    assert tokenizer.vocab_size == 4
+    assert tokenizer.encode("\nabn") == [0, 1, 2, 3]
+
+
+def test_unknown_characters_are_named_with_their_places():
+    tokenizer = train_tokenizer("char", "banana")
+    with pytest.raises(UserError, match=r"--prompt holds characters .*: 'c' at 1, '€' at 4"):
+        tokenizer.encode("acbc€", "--prompt")
+
+
+def test_json_carries_the_whole_tokenizer():
+    for kind in ("char", "bpe"):
+        tokenizer = train_tokenizer(kind, TEXT, vocab_size=300)
+        again = Tokenizer.from_json(tokenizer.to_json())
+        assert again.encode(TEXT) == tokenizer.encode(TEXT)
+        assert Backend.from_str(tokenizer.to_json()).encode("The").ids == tokenizer.encode("The")
+
+
+def test_stream_holds_a_character_back_until_all_its_bytes_are_there():
+    tokenizer = train_tokenizer("bpe", "plain", vocab_size=256)
+    ids = tokenizer.encode("a🦁b")
+    assert len(ids) == 6
+    assert list(tokenizer.stream(ids)) == ["a", "🦁", "b"]
+    assert "".join(train_tokenizer("char", TEXT).stream(train_tokenizer("char", TEXT).encode(TEXT))) == TEXT
+
+
+def test_labels_show_white_space_and_partial_characters():
+    char = train_tokenizer("char", "a \n\t\r\x01")
+    assert [char.label(char.encode(c)[0]) for c in "a \n\t\r\x01"] == ["a", "␣", "⏎", "⇥", "␍", "<01>"]
+    bpe = train_tokenizer("bpe", "é the the", vocab_size=300)
+    assert [bpe.label(i) for i in bpe.encode("\u00e2")] == ["<0xC3>", "<0xA2>"]
+    assert bpe.label(bpe.encode(" the")[0]) == "␣the"
+
+
+def test_byte_names_are_those_of_gpt2():
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    assert {chr_: byte for byte, chr_ in bytes_to_unicode().items()} == BYTES
+
+
+def test_pieces_join_to_the_text_and_end_at_lines():
+    text = ("x" * 99 + "\n") * 2000 + "y" * (2 * PIECE + 5)
+    parts = list(pieces(text))
+    assert "".join(parts) == text
+    assert parts[0].endswith("\n")
+    assert max(map(len, parts)) <= PIECE

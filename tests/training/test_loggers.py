@@ -1,0 +1,74 @@
+"""Loggers: W&B works without an account and without a network; the others say what they need."""
+
+import numpy as np
+import pytest
+import wandb
+from PIL import Image
+
+from headwise.config import LoggerConfig
+from headwise.errors import UserError
+from headwise.training.loggers import close, log_moment, make_logger, whereabouts
+from tests.read_wandb import history
+
+
+@pytest.fixture
+def nobody(monkeypatch, tmp_path):
+    """A user without an account."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def logged(folder):
+    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return list(history(log))
+
+
+def test_wandb_is_offline_for_a_user_without_an_account_and_names_the_way_up(tmp_path, nobody):
+    logger = make_logger(LoggerConfig(), tmp_path, {"seed": 1})
+    picture = Image.fromarray(np.zeros((3, 5, 3), np.uint8))
+    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture})
+    assert whereabouts(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
+    close(logger)
+    (moment,) = logged(tmp_path)
+    assert (moment["a"], moment["trainer/global_step"]) == (0.5, 7)
+
+
+def test_a_wandb_that_cannot_start_falls_back_to_offline_with_one_line(tmp_path, nobody, monkeypatch, capsys):
+    real = wandb.init
+
+    def init(mode, **settings):
+        if mode == "online":
+            raise wandb.errors.CommError("no network\nmore lines")
+        return real(mode=mode, **settings)
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb, "init", init)
+    logger = make_logger(LoggerConfig(), tmp_path, {})
+    log_moment([logger], 1, {"a": 1.0}, {})
+    close(logger)
+    assert "headwise: W&B could not start (no network); logging offline\n" in capsys.readouterr().err
+    assert logged(tmp_path)[0]["a"] == 1.0
+
+
+def test_csv_and_none_add_nothing_to_the_folder(tmp_path):
+    for kind in ("csv", "none"):
+        assert make_logger(LoggerConfig(kind=kind), tmp_path, {}) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_without_its_package_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        make_logger(LoggerConfig(kind="tensorboard"), tmp_path, {})
+
+
+def test_tensorboard_gets_numbers_and_pictures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = make_logger(LoggerConfig(kind="tensorboard"), tmp_path, {})
+    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": Image.fromarray(np.zeros((3, 5, 3), np.uint8))})
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("a")] == [(7, 0.5)]
+    assert events.Images("attn/maps/x")[0].step == 7
