@@ -1,10 +1,13 @@
 """Small things that several tests need: a text, a tokenizer, a model, a trained run."""
 
+import io
 import json
-import os
+import runpy
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -30,24 +33,30 @@ def small_tokenizer():
 
 
 def script(name, *args, cwd, ok=True):
-    """Run scripts/<name>.py as a user would, in the folder `cwd`."""
-    result = subprocess.run(
-        [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, args)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | {"WANDB_MODE": "offline"},
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    """Run scripts/<name>.py in a process of its own, as a user would, in the folder `cwd`."""
+    command = [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, args)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL, check=False)
+    assert not ok or result.returncode == 0, result.stderr
+    return result
+
+
+def script_here(name, *args, cwd, ok=True):
+    """The same script in this process, which saves its imports; the result has the same fields."""
+    file, out, err = ROOT / "scripts" / f"{name}.py", io.StringIO(), io.StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err), mock.patch("sys.argv", [str(file), *map(str, args)]):
+        try:
+            runpy.run_path(str(file), run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    result = subprocess.CompletedProcess(args, code or 0, out.getvalue(), err.getvalue())
     assert not ok or result.returncode == 0, result.stderr
     return result
 
 
 def train(cwd, run_dir, *overrides):
     """A tiny training on the built-in text, without pictures and loggers unless asked for; its summary."""
-    script("train", *arguments(run_dir, overrides), cwd=cwd)
+    script_here("train", *arguments(run_dir, overrides), cwd=cwd)
     return json.loads((Path(cwd) / run_dir / "summary.json").read_text())
 
 

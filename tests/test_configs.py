@@ -1,6 +1,7 @@
 """Every file in configs/ composes, passes the run's checks and builds a model, alone and with each other choice."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from headwise.config import CONFIGS, TrainConfig, register
+from headwise.data.packing import pack
+from headwise.data.text import Text
 from headwise.model.gpt import GPT
-from headwise.training.module import TrainingModule
 from headwise.training.optim import make_optimizer
-from headwise.training.run import check
+from headwise.training.run import check, make_callbacks
 from headwise.training.schedule import multiplier
-from tests.small import small_tokenizer
+from tests.small import TEXT
 
 CHOICES = [
     f"{group.name}={file.stem}"
@@ -38,7 +40,7 @@ def test_every_group_is_in_the_choices():
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_composes_and_builds(choice):
+def test_every_choice_composes_and_builds(choice, tmp_path):
     config = composed(choice)
     if not ON_THIS_MACHINE.get(choice, True):
         config.trainer.accelerator = "cpu"
@@ -47,7 +49,7 @@ def test_every_choice_composes_and_builds(choice):
     model = GPT(config.model)
     make_optimizer(model, config.optimizer)
     assert multiplier(config.schedule.warmup_steps, config.schedule, config.trainer.max_steps) == 1.0
-    TrainingModule(model, small_tokenizer(), config.optimizer, config.schedule, 0, 1.0, {})
+    assert make_callbacks(config, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path))
 
 
 @pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))

@@ -12,7 +12,7 @@ from PIL import Image
 from headwise.checkpoint import load
 from tests.read_wandb import config as wandb_config
 from tests.read_wandb import history
-from tests.small import TINY, script, start_training, train
+from tests.small import TINY, script, script_here, start_training, train
 
 STEPS = [*TINY, "threads=1", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2"]
 
@@ -124,27 +124,27 @@ def test_generation_continues_the_prompt_and_repeats_with_the_seed(run):
 
 def test_generation_refuses_what_the_tokenizer_does_not_know(run):
     cwd, folder, _ = run
-    result = script("generate", "--checkpoint", folder, "--prompt", "a€", cwd=cwd, ok=False)
+    result = script_here("generate", "--checkpoint", folder, "--prompt", "a€", cwd=cwd, ok=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines()[-1].startswith("error: --prompt holds characters the tokenizer has no token for")
 
 
-@pytest.mark.parametrize("interruption", ["killed", "extended"])
+@pytest.mark.parametrize("interruption", ["SIGKILL", "SIGINT", "SIGTERM", "more steps"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, interruption):
-    """With dropout and accumulation on. Killed at some moment, or finished and then given more steps."""
+    """With dropout and accumulation on. Interrupted at some moment, or finished and then given more steps."""
     steps = [*STEPS, "model.dropout=0.2", "data.global_batch_size=10", "callbacks.checkpoint.every_n_steps=7"]
-    if interruption == "killed":
-        steps.append("trainer.max_steps=120")
-        process = start_training(tmp_path, "parts", *steps)
-        table = tmp_path / "parts/metrics.csv"
-        while process.poll() is None and not (table.exists() and table.read_text().count("\n") > 15):
-            time.sleep(0.01)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    else:
+    if interruption == "more steps":
         steps.append("schedule=constant")  # a schedule that ends later is another schedule
         train(tmp_path, "parts", *steps, "trainer.max_steps=8")
         steps.append("trainer.max_steps=14")
+    else:
+        steps.append("trainer.max_steps=120")
+        process = start_training(tmp_path, "parts", *steps)
+        table = tmp_path / "parts/metrics.csv"
+        while process.poll() is None and not (table.exists() and table.read_text().count("\n") > 12):
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, interruption))
+        assert process.wait() == {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}[interruption]
     resumed = train(tmp_path, "parts", *steps, "resume=auto")
     whole = train(tmp_path, "whole", *steps)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
@@ -182,7 +182,7 @@ def test_a_users_own_file_trains_with_bpe(tmp_path):
     summary = train(tmp_path, "out", *STEPS, *own, "trainer.max_steps=4", "callbacks.attention.every_n_steps=4")
     assert summary["val_bits_per_byte"] > 0
     assert (tmp_path / "out/attention/maps_text_step_000004.png").is_file()
-    result = script("generate", "--prompt", "日本 ", "--checkpoint", "out", "--max-new-tokens", 5, cwd=tmp_path)
+    result = script_here("generate", "--prompt", "日本 ", "--checkpoint", "out", "--max-new-tokens", 5, cwd=tmp_path)
     assert result.stdout.startswith("日本 ")
 
 
@@ -190,9 +190,9 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
     cwd, folder, _ = run
     finished = ["run_dir=out", *STEPS, "data.global_batch_size=10", "trainer.max_steps=10"]
     before = (folder / "metrics.csv").read_bytes()
-    result = script("train", *finished, "resume=auto", cwd=cwd)
+    result = script_here("train", *finished, "resume=auto", cwd=cwd)
     assert "has finished its 10 steps" in result.stderr
-    refused = script("train", *finished, cwd=cwd, ok=False)
+    refused = script_here("train", *finished, cwd=cwd, ok=False)
     assert refused.returncode == 2
     assert "run_dir=out already holds a run; resume=auto goes on with it" in refused.stderr
     for change, message in (
@@ -200,7 +200,7 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
         ("tokenizer=bpe", "model.vocab_size"),
         ("data.val_fraction=0.2", "the text or tokenizer differs"),
     ):
-        result = script("train", *finished, "trainer.max_steps=12", "resume=auto", change, cwd=cwd, ok=False)
+        result = script_here("train", *finished, "trainer.max_steps=12", "resume=auto", change, cwd=cwd, ok=False)
         assert result.returncode == 2
         assert message in result.stderr
     assert (folder / "metrics.csv").read_bytes() == before

@@ -15,15 +15,8 @@ from tests.small import small_model, small_tokenizer
 
 
 def module(**sizes):
-    made = TrainingModule(
-        small_model(**sizes),
-        small_tokenizer(),
-        OptimizerConfig(),
-        ScheduleConfig(),
-        3,
-        bytes_per_val_token=1.5,
-        about={},
-    )
+    packed = SimpleNamespace(tokenizer=small_tokenizer(), bytes_per_token=lambda split: 1.5)
+    made = TrainingModule(small_model(**sizes), packed, OptimizerConfig(), ScheduleConfig(), seed=3, about={})
     made.log = lambda *_, **__: None
     made.train()
     return made

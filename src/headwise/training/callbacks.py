@@ -7,6 +7,7 @@ and without them, bit for bit.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headwise.files import CsvTable
+from headwise.files import CsvTable, write_text
 from headwise.generation import generate
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
@@ -186,6 +187,13 @@ class TextSamples(Clock):
         super().__init__(every_n_steps)
         self.path, self.prompt, self.tokens, self.temperature = path, prompt, tokens, temperature
         self.latest = ""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what was sampled up to the step the run goes on from."""
+        old = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        kept = [part for part in re.split(r"^(?===== step \d+$)", old, flags=re.MULTILINE) if part]
+        kept = [part for part in kept if int(part.split(maxsplit=3)[2]) <= trainer.global_step]
+        write_text(self.path, "".join(kept))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from headwise.checkpoint import describe
 from headwise.config import OptimizerConfig, ScheduleConfig
+from headwise.data.packing import Packed
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
-from headwise.tokenizer import Tokenizer
 from headwise.training.optim import make_optimizer
 from headwise.training.schedule import multiplier
 
@@ -24,17 +24,17 @@ class TrainingModule(L.LightningModule):
     def __init__(
         self,
         model: GPT,
-        tokenizer: Tokenizer,
+        packed: Packed,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
         seed: int,
-        bytes_per_val_token: float,
         about: dict,
     ):
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer = model, packed.tokenizer
         self.optimizer_config, self.schedule_config = optimizer, schedule
-        self.seed, self.bytes_per_val_token, self.about = seed, bytes_per_val_token, about
+        self.seed, self.about = seed, about
+        self.bytes_per_val_token = packed.bytes_per_token("val")
         self.train_loss = torch.tensor(math.nan)  # of the latest micro-batch
         self.grad_norm = torch.tensor(math.nan)  # of the latest step, before clipping
         self.last_lr = math.nan  # the latest step's learning rate

@@ -11,12 +11,14 @@ import warnings
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint
@@ -65,58 +67,58 @@ def train(composed: DictConfig) -> dict:
         torch.set_num_threads(config.threads)
     resume_from = find_resume(config, folder)
     if resume_from and (done := finished(folder, resume_from, config.trainer.max_steps)):
-        print(
-            f"headwise: {folder} has finished its {done['steps']} steps; raise trainer.max_steps to go on",
-            file=sys.stderr,
-        )
+        say(f"{folder} has finished its {done['steps']} steps; raise trainer.max_steps to go on")
         return done
-    data = config.data
-    text = read_text(data.source, data.path, data.val_path, data.val_fraction)
-    packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir)
-    vocab_size = packed.tokenizer.vocab_size
-    require(
-        config.model.vocab_size in (0, vocab_size),
-        f"model.vocab_size={config.model.vocab_size} differs from the tokenizer's {vocab_size}; leave it out",
-    )
-    config.model.vocab_size = vocab_size
+    packed = packed_text(config)
     if resume_from:
         refuse_another_run(resume_from, config, packed)
     L.seed_everything(config.seed, verbose=False)
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
-    about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
     model = GPT(config.model)
-    module = TrainingModule(
-        model,
-        packed.tokenizer,
-        config.optimizer,
-        config.schedule,
-        config.seed,
-        packed.bytes_per_token("val"),
-        about,
-    )
-    datamodule = TextDataModule(packed, config.model.block_size, data.batch_size, config.accumulate, config.seed)
-    watchers = make_callbacks(config, folder, packed, own_probe(text.val))
+    plain: Any = OmegaConf.to_container(composed, resolve=True)
+    about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
+    module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
+    datamodule = TextDataModule(packed, config.model.block_size, config.data.batch_size, config.accumulate, config.seed)
+    watchers = make_callbacks(config, folder, packed)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(composed, resolve=True))
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
-    print(
-        f"headwise: {model.n_parameters():,} parameters; {packed.manifest['tokens']['train']:,} training and "
-        f"{packed.manifest['tokens']['val']:,} validation tokens of {vocab_size} kinds; "
-        f"{torch.get_num_threads()} threads; {folder}",
-        file=sys.stderr,
+    counts = packed.manifest["tokens"]
+    say(
+        f"{model.n_parameters():,} parameters; {counts['train']:,} training and {counts['val']:,} validation tokens of "
+        f"{packed.tokenizer.vocab_size} kinds; {torch.get_num_threads()} threads; {folder}"
     )
     logger = make_logger(config.logger, folder, plain)
     try:
         trainer = make_trainer(config, watchers, logger)
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
-    except SystemExit:
-        raise KeyboardInterrupt from None  # Lightning turns Ctrl-C into exit code 1
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
+        if (folder / "checkpoints/last.ckpt").exists():
+            say(f"interrupted; the same command with resume=auto run_dir={folder} goes on from its last checkpoint")
+        sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
         wandb_run = whereabouts(logger)
         close(logger)
     summary = summarize(folder, module, watchers, wandb_run, time.monotonic() - began)
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def say(line: str) -> None:
+    """Something a person may want to know, on standard error."""
+    print(f"headwise: {line}", file=sys.stderr, flush=True)
+
+
+def packed_text(config: TrainConfig) -> Packed:
+    """The run's text as tokens; the model's vocabulary becomes the tokenizer's."""
+    data = config.data
+    text = read_text(data.source, data.path, data.val_path, data.val_fraction)
+    packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir)
+    size = packed.tokenizer.vocab_size
+    require(
+        config.model.vocab_size in (0, size),
+        f"model.vocab_size={config.model.vocab_size} differs from the tokenizer's {size}; leave it out",
+    )
+    config.model.vocab_size = size
+    return packed
 
 
 def find_resume(config: TrainConfig, folder: Path) -> Path | None:
@@ -163,12 +165,12 @@ def refuse_another_run(resume_from: Path, config: TrainConfig, packed: Packed) -
     )
 
 
-def make_callbacks(config: TrainConfig, folder: Path, packed: Packed, own: str) -> list[L.Callback]:
-    """What watches the run; `own` is a stretch of the validation text, for prompts that are not given."""
+def make_callbacks(config: TrainConfig, folder: Path, packed: Packed) -> list[L.Callback]:
+    """What watches the run. Prompts that are not given are a stretch of the validation text."""
     tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
     val_every = config.trainer.val_check_interval
     prompts = {f"prompt_{i}": prompt for i, prompt in enumerate(wanted.attention.prompts, start=1)}
-    own_ids = tokenizer.encode(own)
+    own_ids = tokenizer.encode(own_probe(tokenizer.decode(packed.tokens("val")[:8192].tolist())))
     recorder = Recorder(
         folder / "attention",
         tokenizer,
