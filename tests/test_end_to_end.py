@@ -3,6 +3,8 @@
 import csv
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 from headwise.checkpoint import load
 from tests.read_wandb import config as wandb_config
 from tests.read_wandb import history
-from tests.small import TINY, script, script_here, start_training, train
+from tests.small import ROOT, TINY, script, script_here, start_training, train
 
 STEPS = [*TINY, "threads=1", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2"]
 
@@ -204,3 +206,31 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
         assert result.returncode == 2
         assert message in result.stderr
     assert (folder / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--top-k", "many"], "argument --top-k: invalid int value: 'many'"),
+        (["--top-k", "0"], "top_k=0 must be at least 1"),
+        (["--temperature", "-1"], "temperature=-1.0 must be at least 0"),
+        (["--seed", "-1"], "seed=-1 must be at least 0"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--checkpoint", "nowhere"], "checkpoint=nowhere does not exist"),
+        (["--max-tokens", "5"], "unrecognized arguments: --max-tokens 5"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_exit_code_2(run, flags, message):
+    cwd, folder, _ = run
+    given = ["--prompt", "def ", "--checkpoint", folder, *flags]
+    result = script_here("generate", *given, cwd=cwd, ok=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_a_reader_who_has_had_enough_is_no_error(run):
+    cwd, folder, _ = run
+    command = f"{sys.executable} {ROOT}/scripts/generate.py --prompt 'def ' --checkpoint {folder} | head -c 5"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=cwd, check=False)
+    assert result.stdout == "def " + result.stdout[-1]
+    assert "Error" not in result.stderr

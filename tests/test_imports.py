@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOMS = [
-    *("errors", "files", "model", "tokenizer", "checkpoint", "data", "generation", "inspection", "config", "training"),
+    *(
+        "errors",
+        "cli",
+        "files",
+        "model",
+        "tokenizer",
+        "checkpoint",
+        "data",
+        "generation",
+        "inspection",
+        "config",
+        "training",
+    ),
     "scripts",
 ]
 ROOT = Path(__file__).parents[1]

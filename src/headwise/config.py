@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -21,6 +21,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from headwise.cli import fail
 from headwise.errors import UserError, did_you_mean, require
 from headwise.model.config import GPTConfig
 
@@ -202,7 +203,7 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
             task(config)
         except UserError as error:
             leave_no_empty_folder()
-            fail(error)
+            fail(str(error))
         except KeyboardInterrupt:
             leave_no_empty_folder()
             sys.exit(130)
@@ -212,13 +213,7 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        fail(error)
-
-
-def fail(error: Exception) -> NoReturn:
-    """One line, exit code 2."""
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    sys.exit(2)
+        fail(one_line(error))
 
 
 def refuse_unknown(config: DictConfig) -> None:
@@ -240,8 +235,6 @@ def leave_no_empty_folder() -> None:
 
 def one_line(error: Exception) -> str:
     """What Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one."""
-    if isinstance(error, UserError):
-        return str(error)
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"

@@ -50,9 +50,20 @@ def generate(
     require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} must be at least 0")
     require(temperature >= 0, f"temperature={temperature} must be at least 0")
     require(top_k is None or top_k >= 1, f"top_k={top_k} must be at least 1")
-    generator = torch.Generator().manual_seed(seed)
+    require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
+    return decode(model, list(ids), max_new_tokens, temperature, top_k, torch.Generator().manual_seed(seed))
+
+
+def decode(
+    model: GPT,
+    context: list[int],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator,
+) -> Iterator[int]:
+    """The loop behind generate: the whole window through the model, one token drawn, added to the context."""
     device = model.embedding.weight.device
-    context = list(ids)
     for _ in range(max_new_tokens):
         window = torch.tensor([context[-model.config.block_size :]], device=device)
         with torch.inference_mode():

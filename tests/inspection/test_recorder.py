@@ -22,8 +22,8 @@ def recorder(folder, **probes):
 def test_a_look_writes_a_sheet_and_a_row_for_every_head(tmp_path):
     model = small_model(vocab_size=TOKENIZER.vocab_size)
     look = recorder(tmp_path).look(model, 500)
-    assert [file.name for file in look.files] == ["maps_text_step_000500.png"]
-    assert look.files[0].read_bytes().startswith(b"\x89PNG")
+    assert look.sheets == {"text": tmp_path / "maps_text_step_000500.png"}
+    assert look.sheets["text"].read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((tmp_path / "heads.csv").open()))
     assert list(rows[0]) == ["step", "probe", "layer", "head", "entropy", "previous_token", "first_token"]
     assert [(row["layer"], row["head"]) for row in rows] == [(str(i), str(j)) for i in range(2) for j in range(3)]

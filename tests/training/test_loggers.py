@@ -19,6 +19,11 @@ def nobody(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
 
 
+def picture(folder):
+    Image.fromarray(np.zeros((3, 5, 3), np.uint8)).save(folder / "x.png")
+    return folder / "x.png"
+
+
 def logged(folder):
     (log,) = folder.glob("wandb/offline-run-*/*.wandb")
     return list(history(log))
@@ -26,8 +31,7 @@ def logged(folder):
 
 def test_wandb_is_offline_for_a_user_without_an_account_and_names_the_way_up(tmp_path, nobody):
     logger = make_logger(LoggerConfig(), tmp_path, {"seed": 1})
-    picture = Image.fromarray(np.zeros((3, 5, 3), np.uint8))
-    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture})
+    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
     assert whereabouts(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
     close(logger)
     (moment,) = logged(tmp_path)
@@ -67,7 +71,7 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = make_logger(LoggerConfig(kind="tensorboard"), tmp_path, {})
-    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": Image.fromarray(np.zeros((3, 5, 3), np.uint8))})
+    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("a")] == [(7, 0.5)]

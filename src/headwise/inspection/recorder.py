@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL.Image import Image
 
 from headwise.errors import require
 from headwise.files import CsvTable, whole
@@ -32,11 +31,10 @@ PROSE = re.compile(r"[^\W\d_]+( [^\W\d_]+[,.;:]?){5,}")  # a line of at least si
 
 @dataclass
 class Look:
-    """What one moment showed, by probe."""
+    """What one moment showed: contact sheets by probe, scores by name."""
 
     step: int
-    images: dict[str, Image] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
+    sheets: dict[str, Path] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)  # heads/<metric>/<probe>/L<layer>H<head>
 
 
@@ -76,8 +74,7 @@ class Recorder:
             file = self.folder / f"maps_{name}_step_{step:06d}.png"
             with whole(file) as temporary:
                 image.save(temporary, format="PNG")
-            look.images[name] = image
-            look.files.append(file)
+            look.sheets[name] = file
             rows = []
             for layer, head in np.ndindex(*patterns.shape[:2]):
                 row = {metric: float(values[layer, head]) for metric, values in scores.items()}

@@ -232,6 +232,6 @@ class AttentionMaps(Clock):
         """Take the maps and hand them to the logger in one call."""
         assert isinstance(pl_module, TrainingModule)
         look = self.recorder.look(pl_module.model, trainer.global_step)
-        self.files = look.files
-        images = {f"attn/maps/{name}": image for name, image in look.images.items()}
+        self.files = list(look.sheets.values())
+        images = {f"attn/maps/{name}": file for name, file in look.sheets.items()}
         log_moment(trainer.loggers, look.step, look.scores, images)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from PIL.Image import Image
+from PIL import Image
 
 from headwise.config import LoggerConfig
 from headwise.errors import choose, require
@@ -65,18 +65,18 @@ def make_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger | Non
     return choose("logger.kind", config.kind, LOGGERS)(config, folder, about)
 
 
-def log_moment(loggers: list[Logger], step: int, numbers: dict[str, float], images: dict[str, Image]) -> None:
-    """Everything that is known of one moment, in one call, under Lightning's global step."""
+def log_moment(loggers: list[Logger], step: int, numbers: dict[str, float], images: dict[str, Path]) -> None:
+    """Everything that is known of one moment, in one call, under Lightning's global step. Images are PNG files."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb
 
-            pictures = {name: wandb.Image(image) for name, image in images.items()}
+            pictures = {name: wandb.Image(str(file)) for name, file in images.items()}
             logger.experiment.log({**numbers, **pictures, "trainer/global_step": step})
         elif isinstance(logger, TensorBoardLogger):
             logger.log_metrics(numbers, step)
-            for name, image in images.items():
-                logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")
+            for name, file in images.items():
+                logger.experiment.add_image(name, np.asarray(Image.open(file)), step, dataformats="HWC")
         else:
             logger.log_metrics(numbers, step)
 

@@ -56,7 +56,12 @@ def train(composed: DictConfig) -> dict:
     """Run the training that the configuration describes, or go on with it; returns summary.json's contents."""
     began = time.monotonic()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what hardware it did not find, and tips
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 speaks to an older torch here
+    for untrue in (
+        ".*LeafSpec.*",  # Lightning 2.6 speaks to an older torch
+        ".*your dataloader is not resumable.*",  # TrainBatches starts at the trainer's global step
+        "Checkpoint directory .* exists and is not empty",  # a resumed run's own
+    ):
+        warnings.filterwarnings("ignore", message=untrue)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     check(config)

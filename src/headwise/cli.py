@@ -1,0 +1,38 @@
+"""How a script ends: wrong input is one line and exit code 2, an interruption 130, a closed pipe is no error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from headwise.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; --help lists every flag")
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong with the input, and leave with exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
+    """Run `main` with the flags of the command line."""
+    flags = parser.parse_args()
+    try:
+        main(flags)
+        sys.stdout.flush()
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
