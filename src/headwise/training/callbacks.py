@@ -31,21 +31,22 @@ METRICS = [
 ]  # fmt: skip
 
 
-def step_ended(trainer: L.Trainer) -> bool:
-    """Whether the latest batch ended an optimizer step, rather than adding to an accumulated gradient."""
-    return not trainer.fit_loop._should_accumulate()
+def step_ended(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether this batch ended an optimizer step, rather than adding to an accumulated gradient."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Clock(Callback):
-    """When a step is due for something. Steps are Lightning's global step: optimizer steps taken."""
+    """Knows when something is due. Steps are Lightning's global step: optimizer steps taken."""
 
     def __init__(self, every_n_steps: int | None):
         self.every = every_n_steps
 
-    def due(self, trainer: L.Trainer) -> bool:
-        """Every n-th optimizer step, and the last."""
+    def due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        """After every n-th optimizer step, and after the last."""
         step = trainer.global_step
-        return self.every is not None and step_ended(trainer) and (step % self.every == 0 or step == trainer.max_steps)
+        on_time = self.every is not None and (step % self.every == 0 or step == trainer.max_steps)
+        return on_time and step_ended(trainer, batch_idx)
 
 
 class MetricsLog(Clock):
@@ -77,31 +78,38 @@ class MetricsLog(Clock):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, TrainingModule)
         self.interval += time.perf_counter() - self.started
-        self.steps += step_ended(trainer)
+        self.steps += step_ended(trainer, batch_idx)
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # makes Lightning validate after the last step, whichever that is
-        if not self.due(trainer) and not self.validation.due(trainer):
-            return
+        validation_follows = self.validation.due(trainer, batch_idx)
+        if self.due(trainer, batch_idx) or validation_follows:
+            self.row = self.measure(trainer, pl_module)
+            if not validation_follows:
+                self.write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        if self.row.get("step") != trainer.global_step:  # the run was stopped early, by trainer.max_time say
+            self.row = self.measure(trainer, pl_module)
+        self.row |= {"val_loss": pl_module.val_loss, "val_bits_per_byte": pl_module.val_bits_per_byte}
+        self.write(trainer)
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The row of the step just taken; speed and time are since the last row."""
+        assert isinstance(pl_module, TrainingModule)
         self.seconds += self.interval
-        self.row = {
+        speed = self.steps * self.tokens_per_step / self.interval if self.steps else math.nan
+        self.steps, self.interval = 0, 0.0
+        return {
             "step": trainer.global_step,
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": round(self.seconds, 3),
             "train_loss": float(pl_module.train_loss),
             "lr": pl_module.last_lr,
             "grad_norm": float(pl_module.grad_norm),
-            "tokens_per_second": round(self.steps * self.tokens_per_step / self.interval, 1),
+            "tokens_per_second": round(speed, 1),
         }
-        self.steps, self.interval = 0, 0.0
-        if not self.validation.due(trainer):
-            self.write(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        self.row |= {"val_loss": pl_module.val_loss, "val_bits_per_byte": pl_module.val_bits_per_byte}
-        self.write(trainer)
 
     def write(self, trainer: L.Trainer) -> None:
         """The row goes out whole, once."""
@@ -172,7 +180,7 @@ class LastCheckpoint(Clock, Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.due(trainer) and not self.validation.due(trainer):
+        if self.due(trainer, batch_idx) and not self.validation.due(trainer, batch_idx):
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -198,7 +206,7 @@ class TextSamples(Clock):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self.due(trainer):
+        if not self.due(trainer, batch_idx):
             return
         assert isinstance(pl_module, TrainingModule)
         with eval_mode(pl_module.model):
@@ -225,7 +233,7 @@ class AttentionMaps(Clock):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.due(trainer):
+        if self.due(trainer, batch_idx):
             self.look(trainer, pl_module)
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

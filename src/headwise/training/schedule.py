@@ -23,10 +23,10 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {"cosine": cosine, "cons
 
 
 def multiplier(step: int, config: ScheduleConfig, max_steps: int) -> float:
-    """The rate's multiplier for optimizer step `step` (from 0): a linear rise over the warmup, then the shape,
-    which ends at the last step. Steps beyond the last keep the last one's."""
+    """The rate's multiplier for optimizer step `step`, counted from 0: a linear rise over the warmup, then the shape,
+    which would reach its end at step `max_steps`. Steps beyond that keep the end's."""
     shape = choose("schedule.kind", config.kind, SCHEDULES)
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, max_steps - 1 - config.warmup_steps)
+    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
     return shape(min(progress, 1.0), config.min_lr_ratio)
