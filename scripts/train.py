@@ -1,4 +1,14 @@
-"""Train a GPT and watch its attention: python scripts/train.py [key=value ...]; --help lists every key."""
+"""Train a GPT and watch its attention.
+
+  python scripts/train.py                                   the quickstart: built-in text, about two minutes
+  python scripts/train.py data=files data.path=my.txt       your own text
+  python scripts/train.py model=classic model.n_layer=6     another model
+  python scripts/train.py trainer.max_steps=500 seed=1      any key below, as key=value
+  python scripts/train.py resume=auto                       go on with the newest run of the experiment
+  python scripts/train.py -m model.n_layer=2,4              every combination, one after the other
+
+Results go to run_dir, by default runs/<experiment>/<date>_<time>.
+"""
 
 import sys
 
@@ -16,4 +26,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, "train")
+    launch(main, "train", __doc__ or "")

@@ -178,6 +178,14 @@ def test_validation_loss_does_not_depend_on_the_batch_size(tmp_path):
     assert a["val_loss"] == b["val_loss"]
 
 
+def test_a_run_stopped_by_its_time_limit_validates_and_saves_where_it_stopped(tmp_path):
+    summary = train(tmp_path, "out", *STEPS, "trainer.max_steps=100000", "trainer.max_time=00:00:00:02")
+    rows = metrics(tmp_path / "out")
+    assert 0 < summary["steps"] == int(rows[-1]["step"]) < 100000
+    assert float(rows[-1]["val_loss"]) == summary["last_val_loss"]
+    assert load(tmp_path / "out/checkpoints/last.ckpt").about["step"] == summary["steps"]
+
+
 def test_a_users_own_file_trains_with_bpe(tmp_path):
     (tmp_path / "my text.txt").write_text("The kids were scared of the lions, so they left right away. 🦁\n" * 80)
     own = ["data=files", 'data.path="my text.txt"', "tokenizer=bpe", "tokenizer.vocab_size=280", "model=classic"]

@@ -194,8 +194,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("new_run_folder", new_run_folder, use_cache=True, replace=True)
 
 
-def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2."""
+def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> None:
+    """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
+    is what --help says first."""
 
     def job(config: DictConfig) -> None:
         try:
@@ -211,6 +212,9 @@ def launch(task: Callable[[DictConfig], None], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
     register()
     try:
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(help_text(config_name, about))
+            return
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(one_line(error))
@@ -223,6 +227,18 @@ def refuse_unknown(config: DictConfig) -> None:
         require(key in known, f"{key} is not a key of the configuration{did_you_mean(key, known)}")
     for key in known:
         require(key in given, f"{key} is missing from the configuration; give it a value instead of removing it")
+
+
+def help_text(config_name: str, about: str) -> str:
+    """What --help prints, with the values that the other arguments give. (Hydra's own takes a second longer.)"""
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose(config_name, overrides)
+    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
+    groups = {folder.name: ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
+    choices = "\n".join(f"{name}: {options}" for name, options in groups.items())
+    keys = OmegaConf.to_yaml(config).rstrip()
+    return f"{about}\nChoices, as group=name\n\n{choices}\n\nKeys and their values now, as key=value\n\n{keys}"
 
 
 def leave_no_empty_folder() -> None:
