@@ -53,3 +53,8 @@ def history(path):
 def config(path):
     """The configuration that the run was started with, as {key: value}."""
     return next(as_dict(r.run.config.update) for r in records(path) if r.WhichOneof("record_type") == "run")
+
+
+def metrics(path):
+    """What the run says of its metrics: which of them is the x-axis of which."""
+    return [r.metric for r in records(path) if r.WhichOneof("record_type") == "metric"]

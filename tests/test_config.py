@@ -21,8 +21,9 @@ CHECKED = [  # found by the run's own checks, before any work
     ("model.norm=rmsnrm", "model.norm=rmsnrm is none of layernorm, rmsnorm; did you mean rmsnorm?"),
     ("model.n_embd=130", "model.n_embd=130 is not divisible by model.n_head=4"),
     ("data.path=nowhere data=files", "data.path=nowhere names no file"),
+    ("trainer.accelerator=cpv", "trainer: You selected an invalid accelerator name"),
     ("trainer.devices=2", "trainer.devices=2: one device is supported so far"),
-    ("trainer.precision=half", "trainer: Precision 'half' is invalid"),
+    ("trainer.precision=16-mixed", "trainer.precision=16-mixed is none of 32-true"),
     ("resume=nowhere", "resume=nowhere holds no checkpoints/last.ckpt"),
     ("schedule.kind=cosin", "schedule.kind=cosin is none of cosine, constant; did you mean cosine?"),
 ]
@@ -74,11 +75,14 @@ def test_a_run_goes_where_it_is_resumed_from(tmp_path, monkeypatch):
     assert new_run_folder("auto", "x") == "runs/x/earlier"
 
 
-def test_help_lists_choices_and_keys_without_importing_torch(tmp_path):
+def test_help_lists_choices_and_keys_with_their_values(tmp_path):
     result = script("train", "--help", cwd=tmp_path)
     assert result.stderr == ""
     assert "model: classic, modern" in result.stdout
     assert "max_steps: " in result.stdout
+    other = script_here("train", "-h", "model=classic", cwd=tmp_path).stdout
+    assert "position: learned" in other
+    assert "position: learned" not in result.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Every file in configs/ composes, passes the run's checks and builds a model, alone and with each other choice."""
+"""Every file in configs/ composes, passes the run's checks and builds what it describes; any two go together."""
 
 import itertools
 from pathlib import Path

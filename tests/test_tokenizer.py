@@ -13,8 +13,11 @@ TEXT = "The kids were scared of the lions,\r\n\tso they left right away. 🦁 na
 def test_round_trip_is_exact(kind):
     tokenizer = train_tokenizer(kind, TEXT, vocab_size=300)
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
-    assert [i for piece in tokenizer.encode_pieces(TEXT) for i in piece] == tokenizer.encode(TEXT)
     assert max(tokenizer.encode(TEXT)) < tokenizer.vocab_size
+    long = TEXT * (3 * PIECE // len(TEXT))
+    encoded = list(tokenizer.encode_pieces(long))
+    assert len(encoded) > 2
+    assert tokenizer.decode([i for piece in encoded for i in piece]) == long
 
 
 def test_bpe_encodes_what_it_never_saw():
@@ -58,6 +61,8 @@ def test_labels_show_white_space_and_partial_characters():
     bpe = train_tokenizer("bpe", "é the the", vocab_size=300)
     assert [bpe.label(i) for i in bpe.encode("\u00e2")] == ["<0xC3>", "<0xA2>"]
     assert bpe.label(bpe.encode(" the")[0]) == "␣the"
+    mixed = train_tokenizer("bpe", " 日 日 日 日", vocab_size=258)
+    assert [mixed.label(i) for i in (256, 257)] == ["<0xE6><0x97>", "␣<0xE6><0x97>"]
 
 
 def test_byte_names_are_those_of_gpt2():

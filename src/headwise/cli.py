@@ -18,10 +18,10 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}; --help lists every flag")
 
 
-def fail(message: str) -> NoReturn:
-    """Say what is wrong with the input, and leave with exit code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Say what is wrong, in one line, and leave; exit code 2 means wrong input."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:

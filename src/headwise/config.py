@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from headwise.cli import fail
-from headwise.errors import UserError, did_you_mean, require
+from headwise.errors import RunError, UserError, did_you_mean, require
 from headwise.model.config import GPTConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -72,7 +72,7 @@ class TrainerConfig:
     devices: Any = 1
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: Any = "32-true"
+    precision: str = "32-true"  # 32-true, bf16-mixed, bf16-true, 64-true
     val_check_interval: int = 250
     log_every_n_steps: int = 10
     gradient_clip_val: float | None = 1.0
@@ -143,10 +143,11 @@ class TrainConfig:
         ):
             self.check(key, lambda value: value >= 1, "must be at least 1")
         for key in (
-            *("seed", "optimizer.weight_decay", "schedule.warmup_steps"),
+            *("optimizer.weight_decay", "schedule.warmup_steps"),
             *("callbacks.samples.tokens", "callbacks.samples.temperature"),
         ):
             self.check(key, lambda value: value >= 0, "must be at least 0")
+        self.check("seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
         self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
         for key in ("optimizer.lr", "optimizer.eps", "trainer.gradient_clip_val"):
             self.check(key, lambda value: value > 0, "must be above 0")
@@ -178,7 +179,7 @@ def new_run_folder(resume: str | None, experiment: str | None) -> str:
         path = Path(resume)
         folder = path.parent if path.suffix == ".ckpt" else path
         return str(folder.parent if folder.name == "checkpoints" else folder)
-    runs = Path("runs") / str(experiment)
+    runs = Path("runs") / (experiment or "own")
     if resume == "auto":
         found = sorted(runs.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
         if found:
@@ -205,6 +206,8 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
         except UserError as error:
             leave_no_empty_folder()
             fail(str(error))
+        except RunError as error:
+            fail(str(error), code=1)
         except KeyboardInterrupt:
             leave_no_empty_folder()
             sys.exit(130)

@@ -16,6 +16,10 @@ class UserError(ValueError):
     """Wrong input: the message names the key, the value and what would be right."""
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on, though nothing was wrong with its input: one line, exit code 1."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """'; did you mean rmsnorm?' for the option nearest to `name`, or nothing when none is near."""
     near = difflib.get_close_matches(name, list(options), n=1)

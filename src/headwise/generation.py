@@ -29,7 +29,8 @@ def sample(logits: Tensor, temperature: float, top_k: int | None, generator: tor
     """One token id drawn from softmax(logits / temperature) over the top_k; the likeliest at temperature 0."""
     if temperature == 0:
         return int(logits.argmax())
-    probabilities = keep_top_k(logits.float() / temperature, top_k).softmax(dim=-1)
+    logits = logits.float() - logits.max()  # so that a tiny temperature gives -inf, never inf
+    probabilities = keep_top_k(logits / temperature, top_k).softmax(dim=-1)
     return int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
 
 

@@ -68,10 +68,8 @@ class Tokenizer:
         """One token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""
         name = self.backend.id_to_token(token) or f"<{token}>"
         if self.characters is None and all(c in BYTES for c in name):
-            raw = bytes(BYTES[c] for c in name)
-            name = raw.decode("utf-8", errors="backslashreplace")
-            if not raw.decode("utf-8", errors="ignore"):
-                name = "".join(f"<0x{b:02X}>" for b in raw)
+            name = bytes(BYTES[c] for c in name).decode("utf-8", errors="surrogateescape")
+            name = "".join(f"<0x{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
         for char, shown in ((" ", "␣"), ("\n", "⏎"), ("\t", "⇥"), ("\r", "␍")):
             name = name.replace(char, shown)
         return "".join(c if c.isprintable() else f"<{ord(c):02X}>" for c in name)

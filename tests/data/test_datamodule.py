@@ -38,7 +38,7 @@ def test_accumulated_micro_batches_are_the_whole_batch_in_parts():
 
 @pytest.mark.parametrize("n", [2, 17, 18, 19, 1009])
 def test_validation_predicts_every_token_but_the_first_exactly_once(n):
-    source = ValBatches(TOKENS[:n], 17)
+    source = ValBatches(TOKENS[:n], 17, 1009)
     source.rows = 5
     source = list(source)
     counted = torch.cat([targets[targets != IGNORE] for _, targets in source])

@@ -7,8 +7,8 @@ from PIL import Image
 
 from headwise.config import LoggerConfig
 from headwise.errors import UserError
-from headwise.training.loggers import close, log_moment, make_logger, whereabouts
-from tests.read_wandb import history
+from headwise.training.loggers import check, close, log_moment, make_logger, whereabouts
+from tests.read_wandb import history, metrics
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def test_wandb_is_offline_for_a_user_without_an_account_and_names_the_way_up(tmp
     logger = make_logger(LoggerConfig(), tmp_path, {"seed": 1})
     log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
     assert whereabouts(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
-    close(logger)
+    close(logger, failed=False)
+    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert {m.glob_name or m.name: m.step_metric for m in metrics(log)}["*"] == "trainer/global_step"
     (moment,) = logged(tmp_path)
     assert (moment["a"], moment["trainer/global_step"]) == (0.5, 7)
 
@@ -50,7 +52,7 @@ def test_a_wandb_that_cannot_start_falls_back_to_offline_with_one_line(tmp_path,
     monkeypatch.setattr(wandb, "init", init)
     logger = make_logger(LoggerConfig(), tmp_path, {})
     log_moment([logger], 1, {"a": 1.0}, {})
-    close(logger)
+    close(logger, failed=False)
     assert "headwise: W&B could not start (no network); logging offline\n" in capsys.readouterr().err
     assert logged(tmp_path)[0]["a"] == 1.0
 
@@ -61,10 +63,10 @@ def test_csv_and_none_add_nothing_to_the_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_tensorboard_without_its_package_is_refused_with_the_remedy(tmp_path, monkeypatch):
+def test_tensorboard_without_its_package_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install tensorboard"):
-        make_logger(LoggerConfig(kind="tensorboard"), tmp_path, {})
+        check(LoggerConfig(kind="tensorboard"))
 
 
 def test_tensorboard_gets_numbers_and_pictures(tmp_path):
@@ -76,3 +78,11 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("a")] == [(7, 0.5)]
     assert events.Images("attn/maps/x")[0].step == 7
+
+
+def test_a_disabled_wandb_names_no_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    logger = make_logger(LoggerConfig(), tmp_path, {})
+    log_moment([logger], 1, {"a": 1.0}, {})
+    assert whereabouts(logger) is None
+    close(logger, failed=False)

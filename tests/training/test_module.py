@@ -26,7 +26,7 @@ def test_validation_is_the_mean_over_tokens_however_they_are_batched():
     tokens = np.random.default_rng(0).integers(0, 23, 1009).astype(np.uint16)
     expected = None
     for rows in (1, 5, 97):
-        source = ValBatches(tokens, 29)
+        source = ValBatches(tokens, 29, 23)
         source.rows = rows
         made = module().eval()
         made.on_validation_epoch_start()
@@ -52,7 +52,7 @@ def test_dropout_depends_on_seed_step_and_micro_step_alone():
         return made.training_step(batch, batch_idx)
 
     first = loss(batch_idx=4, step=2)
-    assert torch.equal(loss(0, 2), first)  # a resumed run counts its batches from 0 again
+    assert torch.equal(loss(0, 2), first)  # however the batches were counted before
     assert not torch.equal(loss(5, 2), first)
     assert not torch.equal(loss(4, 3), first)
 

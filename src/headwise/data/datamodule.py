@@ -19,7 +19,8 @@ from headwise.errors import require
 from headwise.model.gpt import IGNORE
 
 Batch = tuple[Tensor, Tensor]
-VAL_TOKENS = 8192  # per validation batch, whatever data.batch_size is, so that the loss does not depend on it
+# A validation batch, whatever data.batch_size is, so that the loss does not depend on it; and at most so many logits.
+VAL_TOKENS, VAL_LOGITS = 8192, 1 << 25
 
 
 class TrainBatches:
@@ -46,9 +47,9 @@ class ValBatches:
     """A whole split in windows side by side: every token but the first is predicted exactly once. The last
     window is filled up with targets that do not count."""
 
-    def __init__(self, tokens: np.ndarray, block_size: int):
+    def __init__(self, tokens: np.ndarray, block_size: int, vocab_size: int):
         self.tokens, self.block_size = tokens, block_size
-        self.rows = max(1, VAL_TOKENS // block_size)
+        self.rows = max(1, min(VAL_TOKENS, VAL_LOGITS // vocab_size) // block_size)
         self.windows = -(-(len(tokens) - 1) // block_size)
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class TextDataModule(L.LightningDataModule):
             f"model.block_size={block_size} is too long for a training text of {len(train)} tokens",
         )
         self.train = TrainBatches(train, block_size, batch_size, accumulate, seed)
-        self.val = ValBatches(val, block_size)
+        self.val = ValBatches(val, block_size, packed.tokenizer.vocab_size)
 
     def train_dataloader(self) -> TrainBatches:
         assert self.trainer is not None

@@ -68,20 +68,19 @@ def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path
     digests = {split: hashlib.sha256(part.encode()).hexdigest() for split, part in text._asdict().items()}
     key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / key
-    try:
-        packed = Packed(folder)
-        if packed.is_whole():
-            return packed
-        problem = "is damaged"
-    except (OSError, ValueError, KeyError):
-        problem = "is unreadable"
     if folder.exists():
-        print(f"headwise: {folder} {problem}; packing the text again", file=sys.stderr)
-        shutil.rmtree(folder)
+        with suppress(OSError, ValueError, KeyError):  # what a damaged folder raises
+            packed = Packed(folder)
+            if packed.is_whole():
+                return packed
+        print(f"headwise: {folder} is damaged; packing the text again", file=sys.stderr)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
     try:
+        with suppress(FileNotFoundError):
+            folder.rename(temporary / "damaged")
         write_packed(temporary, text, tokenizer_kind, vocab_size, settings)
+        shutil.rmtree(temporary / "damaged", ignore_errors=True)
         with suppress(FileExistsError):  # another process has just made the same
             rename(temporary, folder)
     finally:

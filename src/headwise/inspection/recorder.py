@@ -1,6 +1,6 @@
 """The same look at a model again and again while it learns: fixed prompts, their maps, what each head scores.
 
-    recorder = Recorder(folder, tokenizer, {"text": "The lions were scared."}, block_size=64)
+    recorder = Recorder(folder, tokenizer, {"text": tokenizer.encode("The lions left.")}, block_size=64)
     look = recorder.look(model, step=500)        # writes maps_text_step_000500.png and rows of heads.csv
 
 Knows nothing of Lightning; training/callbacks.py decides when to look.
@@ -39,20 +39,16 @@ class Look:
 
 
 class Recorder:
-    """Looks at fixed probes. `probes` maps a short name to a prompt; long prompts are cut to what can be shown."""
+    """Looks at fixed probes: short names and the token ids of prompts, which are cut to what can be shown."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, probes: dict[str, str], block_size: int):
+    def __init__(self, folder: Path, tokenizer: Tokenizer, probes: dict[str, list[int]], block_size: int):
         self.folder, self.tokenizer = folder, tokenizer
-        self.probes = {name: tokenizer.encode(text, f"prompt {text!r}") for name, text in probes.items()}
-        for name, ids in self.probes.items():
-            require(len(ids) >= 2, f"prompt {probes[name]!r} is too short to attend in: give at least two tokens")
-            shown = min(PROBE_TOKENS, block_size)
+        shown = min(PROBE_TOKENS, block_size)
+        for name, ids in probes.items():
+            require(len(ids) >= 2, f"{name} ({tokenizer.decode(ids)!r}) is too short to attend in: give two tokens")
             if len(ids) > shown:
-                print(
-                    f"headwise: {name} is looked at up to its first {shown} of {len(ids)} tokens",
-                    file=sys.stderr,
-                )
-            del ids[shown:]
+                print(f"headwise: {name} is looked at up to its first {shown} of {len(ids)} tokens", file=sys.stderr)
+        self.probes = {name: ids[:shown] for name, ids in probes.items()}
         self.table = CsvTable(folder / "heads.csv", ["step", "probe", "layer", "head", *METRICS])
 
     def begin(self, step: int) -> None:

@@ -47,9 +47,10 @@ class GPTConfig:
 
     def validate(self) -> None:
         """Raise UserError for sizes that cannot work, naming both numbers."""
-        for name in ("block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "n_inner"):
+        for name in ("n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "n_inner"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"model.{name}={value} must be at least 1")
+        require(self.block_size >= 2, f"model.block_size={self.block_size} must be at least 2: a token and the next")
         require(
             self.head_dim is not None or self.n_embd % self.n_head == 0,
             f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}",

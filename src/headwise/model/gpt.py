@@ -60,8 +60,10 @@ class GPT(nn.Module):
 
 def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy in nats of logits [B, T, V] against the tokens that really came, targets [B, T]; targets
-    that are IGNORE do not count."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+    that are IGNORE do not count. Computed in float32 at least."""
+    logits = logits.flatten(0, 1)
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
 @contextmanager

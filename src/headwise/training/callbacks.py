@@ -18,7 +18,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headwise.files import CsvTable, write_text
+from headwise.errors import RunError
+from headwise.files import CsvTable, whole, write_text
 from headwise.generation import generate
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
@@ -47,6 +48,19 @@ class Clock(Callback):
         step = trainer.global_step
         on_time = self.every is not None and (step % self.every == 0 or step == trainer.max_steps)
         return on_time and step_ended(trainer, batch_idx)
+
+
+def refuse_to_diverge(trainer: L.Trainer, module: TrainingModule) -> None:
+    """Raise RunError once a loss or the gradient's norm is not a number; the checkpoints stay as they were."""
+    latest = {"training loss": float(module.train_loss), "gradient norm": float(module.grad_norm)}
+    if module.val_count:  # validated at least once
+        latest["validation loss"] = module.val_loss
+    for name, value in latest.items():
+        if not math.isfinite(value):
+            raise RunError(
+                f"the training diverged by step {trainer.global_step}: its {name} is {value}; try a smaller "
+                "optimizer.lr or a longer schedule.warmup_steps"
+            )
 
 
 class MetricsLog(Clock):
@@ -78,18 +92,23 @@ class MetricsLog(Clock):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        validation_follows = self.validation.due(trainer, batch_idx)
+        row_due = self.due(trainer, batch_idx) or validation_follows
+        if row_due:
+            refuse_to_diverge(trainer, pl_module)  # first, since it waits for the device to finish the step
         self.interval += time.perf_counter() - self.started
         self.steps += step_ended(trainer, batch_idx)
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # makes Lightning validate after the last step, whichever that is
-        validation_follows = self.validation.due(trainer, batch_idx)
-        if self.due(trainer, batch_idx) or validation_follows:
+        if row_due:
             self.row = self.measure(trainer, pl_module)
             if not validation_follows:
                 self.write(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
+        refuse_to_diverge(trainer, pl_module)
         if self.row.get("step") != trainer.global_step:  # the run was stopped early, by trainer.max_time say
             self.row = self.measure(trainer, pl_module)
         self.row |= {"val_loss": pl_module.val_loss, "val_bits_per_byte": pl_module.val_bits_per_byte}
@@ -169,22 +188,40 @@ class ProgressBar(Callback):
         self.stop()
 
 
-class LastCheckpoint(Clock, Checkpoint):
-    """checkpoints/last.ckpt at each validation, and every n steps where asked for. As one of Lightning's
-    checkpoint callbacks it runs after all others, so what it saves knows of the latest validation."""
+class Checkpoints(Clock, Checkpoint):
+    """best.ckpt, of the lowest validation loss, and last.ckpt: at each validation, the latter every n steps too where
+    asked for. As one of Lightning's checkpoint callbacks it runs after all others, so what it saves knows of the
+    latest validation."""
 
-    def __init__(self, path: Path, every_n_steps: int | None, val_every: int):
+    def __init__(self, folder: Path, every_n_steps: int | None, val_every: int):
         super().__init__(every_n_steps)
-        self.path, self.validation = path, Clock(val_every)
+        self.folder, self.validation, self.best = folder, Clock(val_every), math.inf
+
+    def state_dict(self) -> dict:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.best = state_dict["best"]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not step_ended(trainer, batch_idx):
+            trainer.should_stop = False  # a stop waits for the step's end; the time limit will ask again
         if self.due(trainer, batch_idx) and not self.validation.due(trainer, batch_idx):
-            trainer.save_checkpoint(self.path, weights_only=False)
+            self.save(trainer, "last.ckpt")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
+        assert isinstance(pl_module, TrainingModule)
+        if pl_module.val_loss < self.best:
+            self.best = pl_module.val_loss
+            self.save(trainer, "best.ckpt")
+        self.save(trainer, "last.ckpt")
+
+    def save(self, trainer: L.Trainer, name: str) -> None:
+        """Write a checkpoint, whole or not at all."""
+        with whole(self.folder / name) as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
 
 
 class TextSamples(Clock):
@@ -194,14 +231,11 @@ class TextSamples(Clock):
     def __init__(self, path: Path, every_n_steps: int | None, prompt: list[int], tokens: int, temperature: float):
         super().__init__(every_n_steps)
         self.path, self.prompt, self.tokens, self.temperature = path, prompt, tokens, temperature
-        self.latest = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what was sampled up to the step the run goes on from."""
-        old = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        kept = [part for part in re.split(r"^(?===== step \d+$)", old, flags=re.MULTILINE) if part]
-        kept = [part for part in kept if int(part.split(maxsplit=3)[2]) <= trainer.global_step]
-        write_text(self.path, "".join(kept))
+        kept = {step: text for step, text in read_samples(self.path).items() if step <= trainer.global_step}
+        write_text(self.path, "".join(f"==== step {step}\n{text}" for step, text in kept.items()))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -209,21 +243,27 @@ class TextSamples(Clock):
         if not self.due(trainer, batch_idx):
             return
         assert isinstance(pl_module, TrainingModule)
+        refuse_to_diverge(trainer, pl_module)
         with eval_mode(pl_module.model):
             ids = list(generate(pl_module.model, self.prompt, self.tokens, self.temperature, seed=0))
-        self.latest = pl_module.tokenizer.decode(self.prompt + ids)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"==== step {trainer.global_step}\n{self.latest}\n\n")
+            file.write(f"==== step {trainer.global_step}\n{pl_module.tokenizer.decode(self.prompt + ids)}\n\n")
+
+
+def read_samples(path: Path) -> dict[int, str]:
+    """samples.txt as {step: text}."""
+    written = path.read_text(encoding="utf-8") if path.exists() else ""
+    _, *parts = re.split(r"^==== step (\d+)\n", written, flags=re.MULTILINE)
+    return {int(step): text for step, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 class AttentionMaps(Clock):
-    """attention/: the probes' maps and scores before the first step, every n steps and after the last; the same
+    """attention/: the probes' maps and scores before the first step, every n steps and after step max_steps; the same
     in the logger."""
 
     def __init__(self, recorder: Recorder, every_n_steps: int | None):
         super().__init__(every_n_steps)
         self.recorder = recorder
-        self.files: list[Path] = []  # of the latest look
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.recorder.begin(trainer.global_step)
@@ -234,12 +274,13 @@ class AttentionMaps(Clock):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.due(trainer, batch_idx):
+            assert isinstance(pl_module, TrainingModule)
+            refuse_to_diverge(trainer, pl_module)
             self.look(trainer, pl_module)
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the maps and hand them to the logger in one call."""
         assert isinstance(pl_module, TrainingModule)
         look = self.recorder.look(pl_module.model, trainer.global_step)
-        self.files = list(look.sheets.values())
         images = {f"attn/maps/{name}": file for name, file in look.sheets.items()}
         log_moment(trainer.loggers, look.step, look.scores, images)

@@ -23,7 +23,6 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
     """
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")  # the run's report says where it is
     mode: Any = os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
@@ -34,22 +33,21 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
         "group": config.name or folder.name,  # a resumed run is a second W&B run in the same group
         "dir": folder,
         "config": about,
+        "settings": wandb.Settings(init_timeout=20, silent=True),  # the run's report says where it is
     }
     try:
-        run = wandb.init(mode=mode, settings=wandb.Settings(init_timeout=20), **settings)
+        run = wandb.init(mode=mode, **settings)
     except Exception as error:  # whatever it was, training goes on; the reason is said
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print(f"headwise: W&B could not start ({reason}); logging offline", file=sys.stderr)
         run = wandb.init(mode="offline", **settings)
+    run.define_metric("trainer/global_step")  # the x-axis of every chart
+    run.define_metric("*", step_metric="trainer/global_step")
     return WandbLogger(experiment=run)
 
 
 def tensorboard_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
     """TensorBoard event files in the folder."""
-    require(
-        importlib.util.find_spec("tensorboard") is not None,
-        "logger=tensorboard needs the tensorboard package: pip install tensorboard",
-    )
     return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
 
 
@@ -60,13 +58,20 @@ def no_logger(config: LoggerConfig, folder: Path, about: dict) -> None:
 LOGGERS = {"wandb": wandb_logger, "tensorboard": tensorboard_logger, "csv": no_logger, "none": no_logger}
 
 
+def check(config: LoggerConfig) -> None:
+    """Raise UserError if there is no such logger, or its package is missing."""
+    choose("logger.kind", config.kind, LOGGERS)
+    there = config.kind != "tensorboard" or importlib.util.find_spec("tensorboard") is not None
+    require(there, "logger=tensorboard needs the tensorboard package: pip install tensorboard")
+
+
 def make_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger | None:
     """The logger that the configuration names, or None; `about` is the run's configuration."""
     return choose("logger.kind", config.kind, LOGGERS)(config, folder, about)
 
 
 def log_moment(loggers: list[Logger], step: int, numbers: dict[str, float], images: dict[str, Path]) -> None:
-    """Everything that is known of one moment, in one call, under Lightning's global step. Images are PNG files."""
+    """Numbers and pictures (PNG files) of one moment, in one call, under Lightning's global step."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -86,10 +91,12 @@ def whereabouts(logger: Logger | None) -> str | None:
     if not isinstance(logger, WandbLogger):
         return None
     run = logger.experiment
+    if run.disabled:
+        return None
     return run.url or f"offline; with an account: wandb sync {Path(run.dir).parent}"
 
 
-def close(logger: Logger | None) -> None:
+def close(logger: Logger | None, failed: bool) -> None:
     """End the W&B run, if it is one, so that its files are complete and the next run is another."""
     if isinstance(logger, WandbLogger):
-        logger.experiment.finish()
+        logger.experiment.finish(exit_code=int(failed))

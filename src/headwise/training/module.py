@@ -35,7 +35,7 @@ class TrainingModule(L.LightningModule):
         self.optimizer_config, self.schedule_config = optimizer, schedule
         self.seed, self.about = seed, about
         self.bytes_per_val_token = packed.bytes_per_token("val")
-        self.train_loss = torch.tensor(math.nan)  # of the latest micro-batch
+        self.train_loss = torch.tensor(math.nan)  # of the latest step: the mean over its micro-batches
         self.grad_norm = torch.tensor(math.nan)  # of the latest step, before clipping
         self.last_lr = math.nan  # the latest step's learning rate
         self.val_loss = self.val_bits_per_byte = math.nan  # of the latest validation
@@ -45,7 +45,8 @@ class TrainingModule(L.LightningModule):
         inputs, targets = batch
         torch.manual_seed(self.draw_seed(batch_idx))
         loss = next_token_loss(self.model(inputs), targets)
-        self.train_loss = loss.detach()
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        self.train_loss = loss.detach() if micro == 0 else self.train_loss.lerp(loss.detach(), 1 / (micro + 1))
         return loss
 
     def draw_seed(self, batch_idx: int) -> int:
@@ -78,7 +79,7 @@ class TrainingModule(L.LightningModule):
         """The mean over every token of the split, not over batches."""
         self.val_loss = self.val_sum / self.val_count
         self.val_bits_per_byte = self.val_loss / math.log(2) / self.bytes_per_val_token
-        self.log("val_loss", self.val_loss, logger=False)  # for the best checkpoint
+        self.log("val_loss", self.val_loss, logger=False)  # for Lightning's own callbacks
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.model, self.optimizer_config)

@@ -10,8 +10,7 @@ from headwise.errors import choose
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Decay for matrices (embeddings among them), none for vectors: biases and norms' weights are scales and
-    offsets, and pulling them to zero has no sense (Loshchilov & Hutter 2019 decay what GPT-2's authors did)."""
+    """Decay for matrices, embeddings among them; none for vectors, the biases and the norms' scales."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -16,13 +16,12 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint
-from headwise.config import TrainConfig
+from headwise.config import TrainConfig, dotted_keys
 from headwise.data.datamodule import TextDataModule
 from headwise.data.packing import Packed, pack
 from headwise.data.text import SOURCES, read_text
@@ -32,11 +31,31 @@ from headwise.inspection.plots import loss_curve
 from headwise.inspection.recorder import OWN_PROBE_TOKENS, Recorder, own_probe
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
-from headwise.training import callbacks
-from headwise.training.loggers import LOGGERS, close, make_logger, whereabouts
+from headwise.training import callbacks, loggers
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
 from headwise.training.schedule import SCHEDULES
+
+PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale that the optimizer does not undo
+    "32-true": "float32",
+    "bf16-mixed": "bfloat16 where it is safe",
+    "bf16-true": "bfloat16",
+    "64-true": "float64",
+}
+# What a resumed run must have as it was: these parts of the configuration, but for these keys.
+FIXED = ("model", "optimizer", "schedule", "seed", "data", "trainer")
+FREE = {
+    *(
+        "data.source",
+        "data.path",
+        "data.val_path",
+        "data.val_fraction",
+        "data.cache_dir",
+    ),  # the text is compared itself
+    *("trainer.max_steps", "trainer.max_time", "trainer.val_check_interval", "trainer.log_every_n_steps"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark"),
+    *("trainer.detect_anomaly", "trainer.inference_mode", "trainer.profiler"),
+}
 
 
 def check(config: TrainConfig) -> None:
@@ -46,7 +65,8 @@ def check(config: TrainConfig) -> None:
     choose("data.source", config.data.source, SOURCES)
     choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
     choose("schedule.kind", config.schedule.kind, SCHEDULES)
-    choose("logger.kind", config.logger.kind, LOGGERS)
+    choose("trainer.precision", config.trainer.precision, PRECISIONS)
+    loggers.check(config.logger)
     with torch.device("meta"):  # no memory, no work: the model's own checks alone
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
     make_trainer(config, [], None)
@@ -59,7 +79,6 @@ def train(composed: DictConfig) -> dict:
     for untrue in (
         ".*LeafSpec.*",  # Lightning 2.6 speaks to an older torch
         ".*your dataloader is not resumable.*",  # TrainBatches starts at the trainer's global step
-        "Checkpoint directory .* exists and is not empty",  # a resumed run's own
     ):
         warnings.filterwarnings("ignore", message=untrue)
     config = OmegaConf.to_object(composed)
@@ -70,39 +89,43 @@ def train(composed: DictConfig) -> dict:
         folder = folder.relative_to(Path.cwd())  # as a user would write it
     if config.threads:
         torch.set_num_threads(config.threads)
+    plain: Any = OmegaConf.to_container(composed, resolve=True)
+    plain["run_dir"] = str(folder)
     resume_from = find_resume(config, folder)
-    if resume_from and (done := finished(folder, resume_from, config.trainer.max_steps)):
-        say(f"{folder} has finished its {done['steps']} steps; raise trainer.max_steps to go on")
-        return done
     packed = packed_text(config)
     if resume_from:
-        refuse_another_run(resume_from, config, packed)
+        saved = checkpoint.read(resume_from)
+        refuse_another_run(saved, plain, packed.key, resume_from)
+        if saved["global_step"] >= config.trainer.max_steps and (folder / "summary.json").exists():
+            say(f"{folder} has finished its {saved['global_step']} steps; raise trainer.max_steps to go on")
+            return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     L.seed_everything(config.seed, verbose=False)
     model = GPT(config.model)
-    plain: Any = OmegaConf.to_container(composed, resolve=True)
     about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
     module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
     datamodule = TextDataModule(packed, config.model.block_size, config.data.batch_size, config.accumulate, config.seed)
     watchers = make_callbacks(config, folder, packed)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(composed, resolve=True))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
     counts = packed.manifest["tokens"]
     say(
         f"{model.n_parameters():,} parameters; {counts['train']:,} training and {counts['val']:,} validation tokens of "
         f"{packed.tokenizer.vocab_size} kinds; {torch.get_num_threads()} threads; {folder}"
     )
-    logger = make_logger(config.logger, folder, plain)
+    logger = loggers.make_logger(config.logger, folder, plain)
+    whole_run = False
     try:
         trainer = make_trainer(config, watchers, logger)
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+        whole_run = True
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
         if (folder / "checkpoints/last.ckpt").exists():
             say(f"interrupted; the same command with resume=auto run_dir={folder} goes on from its last checkpoint")
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
-        wandb_run = whereabouts(logger)
-        close(logger)
-    summary = summarize(folder, module, watchers, wandb_run, time.monotonic() - began)
+        wandb_run = loggers.whereabouts(logger)
+        loggers.close(logger, failed=not whole_run)
+    summary = summarize(folder, model.n_parameters(), wandb_run, time.monotonic() - began)
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -146,28 +169,17 @@ def find_resume(config: TrainConfig, folder: Path) -> Path | None:
     return None
 
 
-def finished(folder: Path, resume_from: Path, max_steps: int) -> dict | None:
-    """The summary of a run that has taken all its steps already."""
-    summary = folder / "summary.json"
-    if not summary.exists() or checkpoint.read(resume_from)["global_step"] < max_steps:
-        return None
-    return json.loads(summary.read_text(encoding="utf-8"))
-
-
-def refuse_another_run(resume_from: Path, config: TrainConfig, packed: Packed) -> None:
-    """Raise UserError if the checkpoint is of another model or another text."""
-    ours = checkpoint.read(resume_from)["headwise"]
-    now = asdict(config.model)
-    for key, was in ours["model"].items():
-        if now[key] != was:
-            raise UserError(
-                f"model.{key}={now[key]} differs from {was} in {resume_from}; give the overrides of the run's "
-                "overrides.yaml again, or start a new run"
-            )
-    require(
-        ours["about"]["data"] == packed.key,
-        f"data: the text or tokenizer differs from that of {resume_from}; give the run's own, or start a new run",
-    )
+def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path) -> None:
+    """Raise UserError if the checkpoint's text differs from `data`, or its settings from `plain` in what a run's
+    result depends on: going on would be neither the one run nor the other."""
+    about = saved["headwise"]["about"]
+    again = "give the overrides of the run's overrides.yaml again, or start a new run"
+    require(about["data"] == data, f"data: the text, its split or its tokenizer differs from {resume_from}; {again}")
+    was = OmegaConf.create(about["config"])
+    for key in dotted_keys(OmegaConf.create({part: plain[part] for part in FIXED})):
+        before, now = OmegaConf.select(was, key), OmegaConf.select(OmegaConf.create(plain), key)
+        if before != now and key not in FREE and not isinstance(now, DictConfig):
+            raise UserError(f"{key}={now} differs from {before} in {resume_from}; {again}")
 
 
 def make_callbacks(config: TrainConfig, folder: Path, packed: Packed) -> list[L.Callback]:
@@ -175,23 +187,20 @@ def make_callbacks(config: TrainConfig, folder: Path, packed: Packed) -> list[L.
     tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
     val_every = config.trainer.val_check_interval
     prompts = {f"prompt_{i}": prompt for i, prompt in enumerate(wanted.attention.prompts, start=1)}
-    own_ids = tokenizer.encode(own_probe(tokenizer.decode(packed.tokens("val")[:8192].tolist())))
+    own = tokenizer.encode(own_probe(tokenizer.decode(packed.tokens("val")[:8192].tolist())))
+    probes = {name: tokenizer.encode(text, f"prompt {text!r}") for name, text in prompts.items()}
     recorder = Recorder(
-        folder / "attention",
-        tokenizer,
-        prompts or {"text": tokenizer.decode(own_ids[:OWN_PROBE_TOKENS])},
-        block_size,
+        folder / "attention", tokenizer, probes or {"text": own[: min(OWN_PROBE_TOKENS, block_size)]}, block_size
     )
     sample = wanted.samples
-    start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own_ids[:32]
+    start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own[:32]
     tokens_per_step = config.global_batch_size * block_size
     return [
         callbacks.MetricsLog(folder / "metrics.csv", config.trainer.log_every_n_steps, val_every, tokens_per_step),
         callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps),
         callbacks.TextSamples(folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature),
         callbacks.ProgressBar(),
-        ModelCheckpoint(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False),
-        callbacks.LastCheckpoint(folder / "checkpoints" / "last.ckpt", wanted.checkpoint.every_n_steps, val_every),
+        callbacks.Checkpoints(folder / "checkpoints", wanted.checkpoint.every_n_steps, val_every),
     ]
 
 
@@ -218,30 +227,32 @@ def make_trainer(config: TrainConfig, watchers: list, logger: Logger | None) -> 
     return trainer
 
 
-def summarize(folder: Path, module: TrainingModule, watchers: list, wandb_run: str | None, seconds: float) -> dict:
-    """What the run came to, and its pictures' last strokes."""
+def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: float) -> dict:
+    """What the run came to, read from what it has written, and its loss curve."""
     rows = CsvTable(folder / "metrics.csv", callbacks.METRICS).rows()
     loss_curve(rows, folder / "loss.png")
-    best = min((row for row in rows if row["val_loss"]), key=lambda row: float(row["val_loss"]))
+    validated = [row for row in rows if row["val_loss"]]
+    best = min(validated, key=lambda row: float(row["val_loss"]))
     steps, tokens, trained = int(rows[-1]["step"]), int(rows[-1]["tokens"]), float(rows[-1]["seconds"])
-    (maps,) = (w for w in watchers if isinstance(w, callbacks.AttentionMaps))
-    (samples,) = (w for w in watchers if isinstance(w, callbacks.TextSamples))
+    maps = sorted((folder / "attention").glob("maps_*_step_*.png"))
+    newest = max((file.stem[-6:] for file in maps), default="")
+    samples = callbacks.read_samples(folder / "samples.txt")
     return {
         "val_loss": float(best["val_loss"]),
-        "last_val_loss": module.val_loss,
+        "last_val_loss": float(validated[-1]["val_loss"]),
         "val_bits_per_byte": float(best["val_bits_per_byte"]),
         "best_step": int(best["step"]),
         "steps": steps,
         "train_tokens": tokens,
-        "parameters": module.model.n_parameters(),
-        "wall_seconds": round(seconds, 2),
-        "train_seconds": trained,
+        "parameters": parameters,
+        "wall_seconds": round(seconds, 2),  # of this process
+        "train_seconds": trained,  # of all, resumed parts included
         "tokens_per_second": round(tokens / trained, 1),
         "threads": torch.get_num_threads(),
         "run_dir": str(folder),
         "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
-        "attention": [str(file) for file in maps.files],
-        "sample": samples.latest,
+        "attention": [str(file) for file in maps if file.stem.endswith(newest)],
+        "sample": samples[max(samples)].rstrip("\n") if samples else "",
         "wandb": wandb_run,
         "versions": versions(),
         "git_commit": git_commit(),

@@ -1,0 +1,40 @@
+"""Feed-forward networks and the residual stream."""
+
+import pytest
+import torch
+
+from headwise.model.block import GELU, MLPS, Block, SwiGLU
+from headwise.model.config import GPTConfig
+from headwise.model.position import NoPosition
+
+CONFIG = GPTConfig(n_embd=21, n_head=3)
+
+
+def test_gelu_and_swiglu_compute_their_equations():
+    x = torch.randn(2, 5, 21)
+    mlp = GELU(CONFIG)
+    up = mlp.up(x)
+    gelu = 0.5 * up * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (up + 0.044715 * up**3)))
+    assert torch.allclose(mlp(x), mlp.down(gelu), atol=1e-6)
+    mlp = SwiGLU(CONFIG)
+    gate = mlp.gate(x)
+    assert torch.allclose(mlp(x), mlp.down(gate * torch.sigmoid(gate) * mlp.up(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "inner"), [("gelu", 84), ("swiglu", 56)])
+def test_the_default_width_gives_both_kinds_as_many_parameters(kind, inner):
+    assert MLPS[kind](CONFIG).down.in_features == inner
+    assert MLPS[kind](GPTConfig(n_embd=21, n_head=3, n_inner=13)).down.in_features == 13
+
+
+def test_a_block_adds_to_the_stream_and_each_token_is_fed_forward_alone():
+    torch.manual_seed(0)
+    block, x = Block(CONFIG), torch.randn(2, 5, 21)
+    arguments = NoPosition(CONFIG), torch.arange(5)
+    middle = x + block.attention(block.attention_norm(x), *arguments)
+    assert torch.allclose(block(x, *arguments), middle + block.mlp(block.mlp_norm(middle)), atol=1e-6)
+    torch.nn.init.zeros_(block.attention.out.weight)
+    changed = x.clone()
+    changed[:, 2] += 1
+    same = [0, 1, 3, 4]
+    assert torch.allclose(block(x, *arguments)[:, same], block(changed, *arguments)[:, same], atol=1e-6)

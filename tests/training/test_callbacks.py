@@ -1,0 +1,58 @@
+"""Callbacks on their own; the whole flow is in test_end_to_end."""
+
+import io
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from headwise.errors import RunError
+from headwise.training.callbacks import Clock, ProgressBar, read_samples, refuse_to_diverge, step_ended
+from tests.training.test_module import module
+
+
+def trainer(step=0, max_steps=50, accumulate=1):
+    return SimpleNamespace(global_step=step, max_steps=max_steps, accumulate_grad_batches=accumulate)
+
+
+def test_something_is_due_every_n_steps_and_at_the_last_and_never_within_a_step():
+    assert [step for step in range(1, 18) if Clock(5).due(trainer(step, max_steps=17), step - 1)] == [5, 10, 15, 17]
+    assert not Clock(None).due(trainer(17, max_steps=17), 16)
+    assert [i for i in range(6) if step_ended(trainer(accumulate=3), i)] == [2, 5]
+    assert not Clock(1).due(trainer(4, accumulate=3), 12)
+
+
+def test_the_bar_shows_steps_and_losses_in_a_terminal():
+    bar, screen = ProgressBar(), io.StringIO()
+    bar.console = Console(file=screen, force_terminal=True, width=100)
+    made = module()
+    bar.on_train_start(trainer(), made)
+    made.train_loss, made.val_loss = torch.tensor(2.345), 2.5
+    bar.on_train_batch_end(trainer(30), made, None, None, 29)
+    bar.on_validation_end(trainer(30), made)
+    bar.on_train_end(trainer(50), made)
+    shown = screen.getvalue()
+    assert "30/50" in shown
+    assert "train 2.345  val 2.500" in shown
+    assert "50/50" in shown
+    assert bar.bar is None
+
+
+def test_divergence_is_named_with_the_number_that_shows_it():
+    made = module()
+    made.train_loss, made.grad_norm = torch.tensor(2.0), torch.tensor(1.0)
+    refuse_to_diverge(trainer(7), made)
+    made.grad_norm = torch.tensor(math.inf)
+    with pytest.raises(RunError, match="diverged by step 7: its gradient norm is inf"):
+        refuse_to_diverge(trainer(7), made)
+    made.grad_norm, made.val_loss, made.val_count = torch.tensor(1.0), math.nan, 1
+    with pytest.raises(RunError, match="its validation loss is nan"):
+        refuse_to_diverge(trainer(7), made)
+
+
+def test_samples_are_read_back_by_step(tmp_path):
+    (tmp_path / "samples.txt").write_text("==== step 5\none\n==== not a step\n\n==== step 10\ntwo\n\n")
+    assert read_samples(tmp_path / "samples.txt") == {5: "one\n==== not a step\n\n", 10: "two\n\n"}
+    assert read_samples(tmp_path / "none.txt") == {}
