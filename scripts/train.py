@@ -7,7 +7,7 @@
   python scripts/train.py resume=auto                       go on with the newest run of the experiment
   python scripts/train.py -m model.n_layer=2,4              every combination, one after the other
 
-Results go to run_dir, by default runs/<experiment>/<date>_<time>.
+Results go to run_dir, by default runs/<experiment>/<date>_<time>; those of -m to its folders 0, 1, 2, ...
 """
 
 import sys

@@ -41,9 +41,7 @@ def read(path: Path) -> dict:
     """The raw contents of a checkpoint file, or a UserError when it is none of ours."""
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch has no one error for a file that is not a checkpoint
+    except Exception as error:  # torch has no one error for a file that is cut short, or is something else
         raise UserError(f"checkpoint={path} cannot be read as a checkpoint; it may be damaged") from error
     require(isinstance(raw, dict) and "headwise" in raw, f"checkpoint={path} was not written by Headwise")
     return raw

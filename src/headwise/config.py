@@ -8,18 +8,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from headwise.cli import fail
 from headwise.errors import RunError, UserError, did_you_mean, require
@@ -136,6 +135,7 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raise UserError for a number out of its range. The tables of kinds are checked where they live."""
+        self.model.validate()
         for key in (
             *("data.batch_size", "data.global_batch_size", "threads", "trainer.max_steps"),
             *("trainer.val_check_interval", "trainer.log_every_n_steps", "callbacks.attention.every_n_steps"),
@@ -199,28 +199,44 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
     """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
     is what --help says first."""
 
+    composed = False
+
     def job(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         try:
             refuse_unknown(config)
+            typed = OmegaConf.to_object(config)
+            assert isinstance(typed, TrainConfig)
+            typed.validate()
             task(config)
         except UserError as error:
             leave_no_empty_folder()
             fail(str(error))
         except RunError as error:
             fail(str(error), code=1)
+        except OSError as error:
+            leave_no_empty_folder()
+            if error.filename is None:  # not about a path that the user gave
+                raise
+            fail(f"{error.filename}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths")
         except KeyboardInterrupt:
             leave_no_empty_folder()
             sys.exit(130)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
     register()
+    multirun = [flag for flag in sys.argv[1:] if flag in ("-m", "--multirun")]
+    sys.argv[1:] = multirun + [argument for argument in sys.argv[1:] if argument not in multirun]  # wherever it stood
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(config_name, about))
             return
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(one_line(error))
+    except Exception as error:
+        if composed:
+            raise
+        fail(one_line(error))  # whatever goes wrong this early comes from the command line
 
 
 def refuse_unknown(config: DictConfig) -> None:
@@ -257,20 +273,42 @@ def one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, OverrideParseException):
         quotes = "a value with spaces, commas or brackets needs quotes twice: 'key=\"a, b\"'"
         return f"{error.override}: cannot be read as key=value ({quotes})"
+    if isinstance(error, OSError) and error.filename:
+        return f"run_dir: {error.filename}: {error.strerror}"
     cause: BaseException | None = error
     while cause and not getattr(cause, "full_key", None):
         cause = cause.__cause__
     if cause is None:
-        return ": ".join(lines)
+        return ": ".join(line.strip() for line in str(error).splitlines() if line.strip())
     key = str(getattr(cause, "full_key", ""))
     known = list(dotted_keys(OmegaConf.structured(TrainConfig)))
-    if key in known:
-        return f"{key}: {str(cause).splitlines()[0]}"
-    return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
+    if key not in known:
+        return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
+    given = [argument for argument in sys.argv[1:] if argument.startswith(f"{key}=")]
+    return f"{(given or [key])[-1]} must be {expected(key)}"
+
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list[str]": 'a list such as \'["The first.","The second."]\'',
+    "None": "null",
+}
+
+
+def expected(key: str) -> str:
+    """What a key's value must be, in words, from its type in the schema."""
+    part: Any = TrainConfig
+    *groups, last = key.split(".")
+    for group in groups:
+        part = get_type_hints(part)[group]
+    written = next(f.type for f in fields(part) if f.name == last)
+    return " or ".join(KINDS.get(kind, "a group of keys") for kind in str(written).split(" | "))
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

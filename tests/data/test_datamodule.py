@@ -50,5 +50,5 @@ def test_validation_predicts_every_token_but_the_first_exactly_once(n):
 
 def test_a_text_shorter_than_a_window_is_refused():
     packed = SimpleNamespace(tokens=lambda split: TOKENS[:17])
-    with pytest.raises(UserError, match="block_size=17 is too long for a training text of 17 tokens"):
+    with pytest.raises(UserError, match="block_size=17 must be below the 17 tokens of the training text"):
         TextDataModule(packed, 17, 2, 1, 0)

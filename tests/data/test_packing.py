@@ -56,7 +56,7 @@ def test_a_changed_text_split_or_tokenizer_is_packed_anew(tmp_path, capsys, text
     assert packed_anew(capsys)
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "manifest", "remove"])
+@pytest.mark.parametrize("harm", ["truncate", "flip", "manifest", "empty manifest", "tokenizer", "remove"])
 def test_damage_is_noticed_and_mended(tmp_path, capsys, harm):
     folder = pack(TEXT, "char", 0, tmp_path).folder
     expected = (folder / "train.bin").read_bytes()
@@ -66,6 +66,10 @@ def test_damage_is_noticed_and_mended(tmp_path, capsys, harm):
         (folder / "train.bin").write_bytes(expected[:10] + b"\x01" + expected[11:])
     elif harm == "manifest":
         (folder / "manifest.json").write_text("{")
+    elif harm == "empty manifest":
+        (folder / "manifest.json").write_text("[]")
+    elif harm == "tokenizer":
+        (folder / "tokenizer.json").write_text("{}")
     else:
         (folder / "val.bin").unlink()
     pack(TEXT, "char", 0, tmp_path)
@@ -91,7 +95,7 @@ def test_two_at_once_leave_one_good_copy(tmp_path):
     for thread in threads:
         thread.join()
     (folder,) = tmp_path.iterdir()
-    assert packing.Packed(folder).is_whole()
+    assert packing.is_whole(folder)
 
 
 def test_the_manifest_says_what_it_was_made_of(tmp_path):

@@ -60,7 +60,7 @@ def test_a_validation_file_is_used_whole(tmp_path):
         (b"good \xff bad", "is not UTF-8 at byte 5"),
         (b"", "holds no text"),
         (b" \n \n", "holds no text"),
-        (b"abcd", "too short to validate on: 1 characters"),
+        (b"abcd", r"is too short: 1 character\(s\); give more text or data.val_path"),
     ],
 )
 def test_a_text_that_cannot_be_used_is_refused(tmp_path, content, message):

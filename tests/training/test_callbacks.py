@@ -31,6 +31,7 @@ def test_the_bar_shows_steps_and_losses_in_a_terminal():
     bar.on_train_start(trainer(), made)
     made.train_loss, made.val_loss = torch.tensor(2.345), 2.5
     bar.on_train_batch_end(trainer(30), made, None, None, 29)
+    bar.bar.refresh()
     bar.on_validation_end(trainer(30), made)
     bar.on_train_end(trainer(50), made)
     shown = screen.getvalue()

@@ -35,7 +35,7 @@ def test_wandb_is_offline_for_a_user_without_an_account_and_names_the_way_up(tmp
     assert whereabouts(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
     close(logger, failed=False)
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert {m.glob_name or m.name: m.step_metric for m in metrics(log)}["*"] == "trainer/global_step"
+    assert {m.glob_name: m.step_metric for m in metrics(log)}["*"] == "trainer/global_step"
     (moment,) = logged(tmp_path)
     assert (moment["a"], moment["trainer/global_step"]) == (0.5, 7)
 

@@ -78,8 +78,9 @@ class TextDataModule(L.LightningDataModule):
         train, val = packed.tokens("train"), packed.tokens("val")
         require(
             len(train) > block_size,
-            f"model.block_size={block_size} is too long for a training text of {len(train)} tokens",
+            f"model.block_size={block_size} must be below the {len(train)} tokens of the training text",
         )
+        require(len(val) >= 2, f"the validation text is {len(val)} token long; give more text or data.val_path")
         self.train = TrainBatches(train, block_size, batch_size, accumulate, seed)
         self.val = ValBatches(val, block_size, packed.tokenizer.vocab_size)
 

@@ -54,9 +54,14 @@ class Packed:
         """UTF-8 bytes for each token of the split, which turns nats per token into bits per byte."""
         return self.manifest["bytes"][split] / self.manifest["tokens"][split]
 
-    def is_whole(self) -> bool:
-        """Whether every file is the one the manifest describes."""
-        return all(checksum(self.folder / name) == self.manifest["sha256"][name] for name in FILES)
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder's manifest can be read and every file is the one it describes."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return all(checksum(folder / name) == manifest["sha256"][name] for name in FILES)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path) -> Packed:
@@ -68,11 +73,9 @@ def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path
     digests = {split: hashlib.sha256(part.encode()).hexdigest() for split, part in text._asdict().items()}
     key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / key
+    if is_whole(folder):
+        return Packed(folder)
     if folder.exists():
-        with suppress(OSError, ValueError, KeyError):  # what a damaged folder raises
-            packed = Packed(folder)
-            if packed.is_whole():
-                return packed
         print(f"headwise: {folder} is damaged; packing the text again", file=sys.stderr)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
@@ -95,6 +98,12 @@ def write_packed(folder: Path, text: Text, tokenizer_kind: str, vocab_size: int,
     # Characters of the held-out part count as known; merges are learned from the training part alone.
     learn_from = text.train + text.val if tokenizer_kind == "char" else text.train
     tokenizer = train_tokenizer(tokenizer_kind, learn_from, vocab_size)
+    if tokenizer_kind != "char" and tokenizer.vocab_size < vocab_size:
+        print(
+            f"headwise: the text has merges for {tokenizer.vocab_size} tokens, fewer than "
+            f"tokenizer.vocab_size={vocab_size}",
+            file=sys.stderr,
+        )
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     counts = {}
     for split, part in text._asdict().items():

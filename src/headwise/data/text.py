@@ -90,11 +90,12 @@ def read_text(source: str, path: str | None, val_path: str | None, val_fraction:
     if val_path:
         halves = Text(text, files(val_path, "data.val_path"))
     else:
-        require(0 < val_fraction < 1, f"data.val_fraction={val_fraction} must lie between 0 and 1")
+        require(0 < val_fraction < 1, f"data.val_fraction={val_fraction} must be above 0 and below 1")
         cut = int(len(text) * (1 - val_fraction))
         halves = Text(text[:cut], text[cut:])
     where = f"data.path={path}" if path else f"data={source}"
     require(bool(text.strip()), f"{where} holds no text")
     held = f"data.val_path={val_path}" if val_path else f"data.val_fraction={val_fraction} of {where}"
-    require(len(halves.val) >= 2, f"{held} is too short to validate on: {len(halves.val)} characters")
+    for part, name in ((halves.train, f"{where} without the part held out"), (halves.val, held)):
+        require(len(part) >= 2, f"{name} is too short: {len(part)} character(s); give more text or data.val_path")
     return halves

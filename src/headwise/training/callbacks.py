@@ -168,10 +168,15 @@ class ProgressBar(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
         taken = time.monotonic() - self.started
+        train = float(pl_module.train_loss)
         left = taken / max(1, trainer.global_step - self.first) * (trainer.max_steps - trainer.global_step)
-        line = f"step {trainer.global_step:>6}/{trainer.max_steps}  train {float(pl_module.train_loss):.4f}"
+        line = f"step {trainer.global_step:>6}/{trainer.max_steps}  train {train:.4f}"
         line += f"  val {pl_module.val_loss:.4f}  {taken:.0f} s, {left:.0f} s left"
-        (self.bar.console.print if self.bar else lambda text: print(text, file=sys.stderr, flush=True))(line)
+        if self.bar:
+            self.bar.console.print(line, highlight=False)
+            self.bar.update(self.task, description=f"train {train:.3f}  val {pl_module.val_loss:.3f}")
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Give the terminal back."""

@@ -61,6 +61,8 @@ LOGGERS = {"wandb": wandb_logger, "tensorboard": tensorboard_logger, "csv": no_l
 def check(config: LoggerConfig) -> None:
     """Raise UserError if there is no such logger, or its package is missing."""
     choose("logger.kind", config.kind, LOGGERS)
+    if config.kind == "wandb" and os.environ.get("WANDB_MODE"):
+        choose("WANDB_MODE", os.environ["WANDB_MODE"], {mode: mode for mode in ("online", "offline", "disabled")})
     there = config.kind != "tensorboard" or importlib.util.find_spec("tensorboard") is not None
     require(there, "logger=tensorboard needs the tensorboard package: pip install tensorboard")
 

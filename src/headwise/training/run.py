@@ -105,6 +105,7 @@ def train(composed: DictConfig) -> dict:
     module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
     datamodule = TextDataModule(packed, config.model.block_size, config.data.batch_size, config.accumulate, config.seed)
     watchers = make_callbacks(config, folder, packed)
+    logger = loggers.make_logger(config.logger, folder, plain)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
     counts = packed.manifest["tokens"]
@@ -112,7 +113,6 @@ def train(composed: DictConfig) -> dict:
         f"{model.n_parameters():,} parameters; {counts['train']:,} training and {counts['val']:,} validation tokens of "
         f"{packed.tokenizer.vocab_size} kinds; {torch.get_num_threads()} threads; {folder}"
     )
-    logger = loggers.make_logger(config.logger, folder, plain)
     whole_run = False
     try:
         trainer = make_trainer(config, watchers, logger)
@@ -188,7 +188,7 @@ def make_callbacks(config: TrainConfig, folder: Path, packed: Packed) -> list[L.
     val_every = config.trainer.val_check_interval
     prompts = {f"prompt_{i}": prompt for i, prompt in enumerate(wanted.attention.prompts, start=1)}
     own = tokenizer.encode(own_probe(tokenizer.decode(packed.tokens("val")[:8192].tolist())))
-    probes = {name: tokenizer.encode(text, f"prompt {text!r}") for name, text in prompts.items()}
+    probes = {name: tokenizer.encode(text, f"callbacks.attention.prompts: {text!r}") for name, text in prompts.items()}
     recorder = Recorder(
         folder / "attention", tokenizer, probes or {"text": own[: min(OWN_PROBE_TOKENS, block_size)]}, block_size
     )
@@ -250,6 +250,7 @@ def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: flo
         "tokens_per_second": round(tokens / trained, 1),
         "threads": torch.get_num_threads(),
         "run_dir": str(folder),
+        "overrides": list(HydraConfig.get().overrides.task),
         "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
         "attention": [str(file) for file in maps if file.stem.endswith(newest)],
         "sample": samples[max(samples)].rstrip("\n") if samples else "",
@@ -261,7 +262,8 @@ def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: flo
 
 def report(summary: dict) -> str:
     """The summary as a person reads it at the end of a run."""
-    lines = [
+    lines = [f"overrides        {' '.join(summary['overrides'])}"] if summary["overrides"] else []
+    lines += [
         f"validation loss  {summary['val_loss']:.4f} nats per token, {summary['val_bits_per_byte']:.4f} bits per byte "
         f"(whole split, best of the run: step {summary['best_step']} of {summary['steps']})",
         f"time             {summary['wall_seconds']:.0f} s, {summary['tokens_per_second']:,.0f} tokens per second",
