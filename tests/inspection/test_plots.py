@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from headwise.inspection.plots import HATCH, MASKED, colours, contact_sheet, loss_curve, map_pixels
+from headwise.inspection.plots import HATCH, MASKED, colours, contact_sheet, has_glyph, loss_curve, map_pixels
 
 
 def pattern(sharp, length=7):
@@ -43,9 +43,26 @@ def test_equal_shapes_give_equal_sizes_whatever_the_weights():
 def test_long_labels_and_many_heads_still_make_a_sheet():
     maps = pattern(1.0)
     wide = contact_sheet(maps, ["␣international"] * 7, {}, "bpe")
-    assert wide.width > sheet(1.0).width
+    assert wide.height > sheet(1.0).height
     many = contact_sheet(np.tile(maps, (6, 4, 1, 1)), list("abcdefg"), {}, "many")
     assert many.height > many.width / 2
+
+
+def test_captions_never_run_into_the_next_map():
+    """Two tokens make the narrowest maps: the white between one map's caption and the next must stay."""
+    narrow = np.tile(np.array([[1.0, 0.0], [0.5, 0.5]]), (1, 3, 1, 1))
+    scores = {name: np.ones((1, 3)) for name in ("entropy", "previous_token", "first_token")}
+    pixels = np.asarray(contact_sheet(narrow, ["a", "b"], scores, "t").convert("L"))
+    rows = pixels[54 + 14 : 54 + 14 + 16]  # where the captions stand
+    ink = np.flatnonzero((rows < 200).any(axis=0))
+    gaps = np.diff(ink)
+    assert (gaps > 12).sum() >= 2  # three captions apart
+
+
+def test_characters_without_a_glyph_are_named():
+    assert has_glyph("é")
+    assert has_glyph("␣")
+    assert not has_glyph("你")
 
 
 def test_the_loss_curve_is_a_picture_of_the_rows(tmp_path):

@@ -43,9 +43,9 @@ def map_pixels(pattern: np.ndarray, cell: int) -> np.ndarray:
     """A pattern [T, T] as pixels [T*cell, T*cell, 3]: weights on the square-root scale, the future hatched."""
     pixels = colours()[(np.sqrt(pattern.clip(0, 1)) * 255).round().astype(int)]
     pixels = pixels.repeat(cell, axis=0).repeat(cell, axis=1)
-    y, x = np.indices(pixels.shape[:2])
-    future = x // cell > y // cell
+    future = np.triu(np.ones(pattern.shape, dtype=bool), 1).repeat(cell, axis=0).repeat(cell, axis=1)
     pixels[future] = MASKED
+    y, x = np.ogrid[: len(pixels), : len(pixels)]
     pixels[future & ((x + y) % 6 == 0)] = HATCH
     return pixels
 
@@ -57,16 +57,14 @@ def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, 
     above the maps. Equal shapes and labels give equal sizes, to the pixel.
     """
     n_layer, n_head, length, _ = patterns.shape
-    cell = int(np.clip(SHEET_WIDTH // (n_head * length), *CELL))
+    caption = {metric: f"{BADGES.get(metric, metric)} " for metric in scores}
+    caption_width = int(font(11).getlength("  ".join(f"{name}0.00" for name in caption.values()))) + 40
+    cell = int(np.clip(max(SHEET_WIDTH // n_head, caption_width) // length, *CELL))
     side = length * cell
-    shown = [label if len(label) <= 10 else label[:9] + "…" for label in labels]
-    text = font(max(8, min(cell, 11)))
-    every = -(-9 // cell)  # label each token where there is room, else every second, third, ...
-    upright = all(len(label) == 1 for label in shown)
-    room = 6 + max(int(text.getlength(label)) for label in shown)  # for the longest label
-    column, row = max(side, 190) + GAP, CAPTION + side + GAP
-    left, top = MARGIN + 26 + room, MARGIN + 54
-    width, height = left + n_head * column + MARGIN, top + n_layer * row + room + MARGIN + 18
+    queries, keys = axis_labels(labels, cell)
+    column, row = max(side, caption_width) + GAP, CAPTION + side + GAP
+    left, top = MARGIN + 26 + queries.width, MARGIN + 54
+    width, height = left + n_head * column + MARGIN, top + n_layer * row + keys.height + MARGIN + 18
     sheet = Image.new("RGB", (max(width, 560), height), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN - 4), title, INK, font(15))
@@ -74,26 +72,51 @@ def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, 
     draw_scale(sheet, draw, sheet.width - MARGIN - 200, MARGIN)
     for layer in range(n_layer):
         y = top + layer * row + CAPTION
-        turned(sheet, f"layer {layer}", font(12), INK, MARGIN, y + side // 2, anchor="middle")
-        for i in range(0, length, every):
-            draw.text((left - 4, y + i * cell + cell / 2), shown[i], FAINT, text, anchor="rm")
+        name = text_strip(f"layer {layer}", font(12), INK).rotate(90, expand=True)
+        sheet.paste(name, (MARGIN, y + (side - name.height) // 2))
+        sheet.paste(queries, (left - queries.width, y))
         for head in range(n_head):
             x = left + head * column
             sheet.paste(Image.fromarray(map_pixels(patterns[layer, head], cell)), (x, y))
             draw.rectangle((x - 1, y - 1, x + side, y + side), outline=(200, 200, 206))
-            badges = [f"{BADGES[m]} {s[layer, head]:.2f}" for m, s in scores.items() if m in BADGES]
+            badges = [f"{caption[metric]}{score[layer, head]:.2f}" for metric, score in scores.items()]
             draw.text((x, y - 5), f"{layer}.{head}", INK, font(12), anchor="ls")
-            draw.text((x + 30, y - 5), "  ".join(badges), FAINT, font(11), anchor="ls")
-    bottom = top + n_layer * row - GAP + 4
+            draw.text((x + 36, y - 5), "  ".join(badges), FAINT, font(11), anchor="ls")
     for head in range(n_head):
         x = left + head * column
-        for i in range(0, length, every):
-            if upright:
-                draw.text((x + i * cell + cell / 2, bottom), shown[i], FAINT, text, anchor="ma")
-            else:
-                turned(sheet, shown[i], text, FAINT, x + i * cell + cell // 2, bottom, anchor="top")
+        sheet.paste(keys, (x, top + n_layer * row - GAP + 4))
         draw.text((x + side // 2, height - MARGIN), f"head {head}", INK, font(12), anchor="ms")
     return sheet
+
+
+def axis_labels(labels: list[str], cell: int) -> tuple[Image.Image, Image.Image]:
+    """The tokens down a map's left side and along its bottom, for cells of `cell` pixels: each token where there is
+    room, else every second, third, ... Along the bottom they stand upright if they are single characters."""
+    shown = ["".join(c if has_glyph(c) else f"U+{ord(c):04X}" for c in label) for label in labels]
+    shown = [label if len(label) <= 10 else label[:9] + "…" for label in shown]
+    face, every, side = font(max(8, min(cell, 11))), -(-9 // cell), len(labels) * cell
+    room = 6 + max(int(face.getlength(label)) for label in shown)  # for the longest label
+    down = Image.new("RGB", (room, side), "white")
+    upright = Image.new("RGB", (side, 16), "white")
+    for i in range(0, len(labels), every):
+        middle = i * cell + cell / 2
+        ImageDraw.Draw(down).text((room - 4, middle), shown[i], FAINT, face, anchor="rm")
+        ImageDraw.Draw(upright).text((middle, 0), shown[i], FAINT, face, anchor="ma")
+    single = all(len(label) == 1 for label in shown)
+    return down, upright if single else down.transpose(Image.Transpose.ROTATE_90)
+
+
+@cache
+def has_glyph(char: str) -> bool:
+    """Whether the font can draw a character, rather than a box in its place."""
+    return char.isascii() or bytes(font(12).getmask(char)) != bytes(font(12).getmask("\U0010ffff"))
+
+
+def text_strip(text: str, face: ImageFont.FreeTypeFont, fill: tuple[int, int, int]) -> Image.Image:
+    """A line of text as a picture of its own."""
+    strip = Image.new("RGB", (int(face.getlength(text)) + 1, sum(face.getmetrics())), "white")
+    ImageDraw.Draw(strip).text((0, 0), text, fill, face)
+    return strip
 
 
 def draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
@@ -103,18 +126,6 @@ def draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int) ->
     draw.rectangle((x - 1, y - 1, x + 200, y + 10), outline=(200, 200, 206))
     for weight in (0.0, 0.1, 0.25, 0.5, 1.0):
         draw.text((x + 200 * weight**0.5, y + 14), f"{weight:g}", FAINT, font(10), anchor="ma")
-
-
-def turned(
-    sheet: Image.Image, label: str, face: ImageFont.FreeTypeFont, fill: tuple, x: int, y: int, anchor: str
-) -> None:
-    """Write a label turned by 90 degrees, read from below: its middle or its end (top) at y, centred on x."""
-    ascent, descent = face.getmetrics()
-    image = Image.new("L", (max(1, int(face.getlength(label))), ascent + descent))
-    ImageDraw.Draw(image).text((0, 0), label, 255, face)
-    image = image.rotate(90, expand=True)
-    place = (x - image.width // 2, y if anchor == "top" else y - image.height // 2)
-    sheet.paste(Image.new("RGB", image.size, fill), place, image)
 
 
 def loss_curve(rows: list[dict[str, str]], path: Path) -> None:
