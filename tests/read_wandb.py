@@ -6,6 +6,7 @@ protocol buffers that the wandb package defines.
 
 import json
 import struct
+import time
 
 from wandb.proto import wandb_internal_pb2
 
@@ -22,7 +23,7 @@ def records(path):
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack("<IHB", data[at : at + HEADER])
-        if kind == 0:
+        if kind == 0 or at + HEADER + length > len(data):  # padding, or still being written
             break
         parts.append(data[at + HEADER : at + HEADER + length])
         at += HEADER + length
@@ -31,6 +32,15 @@ def records(path):
             record.ParseFromString(b"".join(parts))
             parts = []
             yield record
+
+
+def wait_until_complete(path):
+    """Wait for the client's background service to have written the record that ends the run."""
+    for _ in range(200):
+        if any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+            return path
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has no end")
 
 
 def as_dict(items):

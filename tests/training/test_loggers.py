@@ -8,7 +8,7 @@ from PIL import Image
 from headwise.config import LoggerConfig
 from headwise.errors import UserError
 from headwise.training.loggers import check, close, log_moment, make_logger, whereabouts
-from tests.read_wandb import history, metrics
+from tests.read_wandb import history, metrics, wait_until_complete
 
 
 @pytest.fixture
@@ -25,8 +25,12 @@ def picture(folder):
 
 
 def logged(folder):
+    return history(log_of(folder))
+
+
+def log_of(folder):
     (log,) = folder.glob("wandb/offline-run-*/*.wandb")
-    return list(history(log))
+    return wait_until_complete(log)
 
 
 def test_wandb_is_offline_for_a_user_without_an_account_and_names_the_way_up(tmp_path, nobody):
@@ -34,8 +38,7 @@ def test_wandb_is_offline_for_a_user_without_an_account_and_names_the_way_up(tmp
     log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
     assert whereabouts(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
     close(logger, failed=False)
-    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert {m.glob_name: m.step_metric for m in metrics(log)}["*"] == "trainer/global_step"
+    assert {m.glob_name: m.step_metric for m in metrics(log_of(tmp_path))}["*"] == "trainer/global_step"
     (moment,) = logged(tmp_path)
     assert (moment["a"], moment["trainer/global_step"]) == (0.5, 7)
 
@@ -54,7 +57,7 @@ def test_a_wandb_that_cannot_start_falls_back_to_offline_with_one_line(tmp_path,
     log_moment([logger], 1, {"a": 1.0}, {})
     close(logger, failed=False)
     assert "headwise: W&B could not start (no network); logging offline\n" in capsys.readouterr().err
-    assert logged(tmp_path)[0]["a"] == 1.0
+    assert [moment["a"] for moment in logged(tmp_path)] == [1.0]
 
 
 def test_csv_and_none_add_nothing_to_the_folder(tmp_path):
