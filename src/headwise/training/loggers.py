@@ -95,7 +95,7 @@ def whereabouts(logger: Logger | None) -> str | None:
     run = logger.experiment
     if run.disabled:
         return None
-    return run.url or f"offline; with an account: wandb sync {Path(run.dir).parent}"
+    return f"offline; with an account: wandb sync {Path(run.dir).parent}" if run.offline else run.url
 
 
 def close(logger: Logger | None, failed: bool) -> None:
