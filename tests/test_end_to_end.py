@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from headwise.checkpoint import load
@@ -283,3 +284,21 @@ def test_a_reader_who_has_had_enough_is_no_error(run):
     result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=cwd, check=False)
     assert result.stdout == "def " + result.stdout[-1]
     assert "Error" not in result.stderr
+
+
+@pytest.mark.parametrize("where", ["given", "by default"])
+def test_the_runs_of_a_multirun_have_folders_of_their_own_and_say_which_they_are(tmp_path, where):
+    quiet = ["logger=none", "callbacks.attention.every_n_steps=null", "callbacks.samples.every_n_steps=null"]
+    given = ["run_dir=both"] if where == "given" else []
+    result = script_here("train", *STEPS, *quiet, "trainer.max_steps=2", "-m", "seed=1,2", *given, cwd=tmp_path)
+    found = sorted(tmp_path.rglob("summary.json"))
+    assert [file.parent.name for file in found] == ["0", "1"]
+    folders = {file.parent.parent for file in found}
+    assert len(folders) == 1
+    assert (folders == {tmp_path / "both"}) == (where == "given")
+    for seed, file in enumerate(found, start=1):
+        assert f"seed={seed}" in json.loads(file.read_text())["overrides"]
+        assert yaml.safe_load((file.parent / "config.yaml").read_text())["run_dir"] == str(
+            file.parent.relative_to(tmp_path)
+        )
+    assert [line for line in result.stdout.splitlines() if line.startswith("overrides") and "seed=2" in line]

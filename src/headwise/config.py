@@ -191,8 +191,17 @@ def new_run_folder(resume: str | None, experiment: str | None) -> str:
 
 def register() -> None:
     """Tell Hydra the schema and the resolver that configs/train.yaml leans on."""
+
+    folders: dict[str | None, str] = {}  # one for all jobs of -m, though each asks
+
+    def resolve(resume: str | None, *, _root_: DictConfig) -> str:
+        if resume not in folders:  # before the jobs of -m, only the root knows Hydra's part; in a job, only HydraConfig
+            hydra_part: Any = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
+            folders[resume] = new_run_folder(resume, hydra_part.runtime.choices.experiment)
+        return folders[resume]
+
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    OmegaConf.register_new_resolver("new_run_folder", new_run_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
 
 def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> None:

@@ -42,20 +42,11 @@ PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale tha
     "bf16-true": "bfloat16",
     "64-true": "float64",
 }
-# What a resumed run must have as it was: these parts of the configuration, but for these keys.
-FIXED = ("model", "optimizer", "schedule", "seed", "data", "trainer")
-FREE = {
-    *(
-        "data.source",
-        "data.path",
-        "data.val_path",
-        "data.val_fraction",
-        "data.cache_dir",
-    ),  # the text is compared itself
-    *("trainer.max_steps", "trainer.max_time", "trainer.val_check_interval", "trainer.log_every_n_steps"),
-    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark"),
-    *("trainer.detect_anomaly", "trainer.inference_mode", "trainer.profiler"),
-}
+# What a resumed run must have as it was, since its result depends on it.
+FIXED = (
+    *("model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
+    *("trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
+)
 
 
 def check(config: TrainConfig) -> None:
@@ -175,11 +166,11 @@ def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path) -
     about = saved["headwise"]["about"]
     again = "give the overrides of the run's overrides.yaml again, or start a new run"
     require(about["data"] == data, f"data: the text, its split or its tokenizer differs from {resume_from}; {again}")
-    was = OmegaConf.create(about["config"])
-    for key in dotted_keys(OmegaConf.create({part: plain[part] for part in FIXED})):
-        before, now = OmegaConf.select(was, key), OmegaConf.select(OmegaConf.create(plain), key)
-        if before != now and key not in FREE and not isinstance(now, DictConfig):
-            raise UserError(f"{key}={now} differs from {before} in {resume_from}; {again}")
+    was, now = OmegaConf.create(about["config"]), OmegaConf.create(plain)
+    for key in dotted_keys(now):
+        before, after = OmegaConf.select(was, key), OmegaConf.select(now, key)
+        if key.startswith(FIXED) and not isinstance(after, DictConfig):
+            require(before == after, f"{key}={after} differs from {before} in {resume_from}; {again}")
 
 
 def make_callbacks(config: TrainConfig, folder: Path, packed: Packed) -> list[L.Callback]:
