@@ -146,12 +146,8 @@ class ProgressBar(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started, self.first = time.monotonic(), trainer.global_step
         if self.console.is_terminal:
-            columns = [
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            ]
+            losses = TextColumn("{task.description}")
+            columns = [MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(), losses]  # in 80 columns
             self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self.bar.start()
