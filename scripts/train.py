@@ -14,7 +14,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from headwise.config import launch
+from headwise.launch import launch
 
 
 def main(config: DictConfig) -> None:

@@ -2,7 +2,7 @@
 
 import yaml
 
-from headwise.config import CONFIGS
+from headwise.launch import CONFIGS
 
 PRESETS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONFIGS / "model").glob("*.yaml"))}
 for preset in PRESETS.values():

@@ -8,9 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from headwise.config import CONFIGS, TrainConfig, register
+from headwise.config import TrainConfig
 from headwise.data.packing import pack
 from headwise.data.text import Text
+from headwise.launch import CONFIGS, register
 from headwise.model.gpt import GPT
 from headwise.training.optim import make_optimizer
 from headwise.training.run import check, make_callbacks

@@ -1,30 +1,19 @@
-"""The typed schema behind configs/: every key, its type and its default, and one line for a wrong one.
+"""The typed schema behind configs/: every key, its type and its default. launch.py hands it to Hydra.
 
-`launch` runs a script's task under Hydra. Torch is not imported here, so --help answers at once.
+Torch is not imported here, so --help answers at once.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from datetime import datetime
+from dataclasses import dataclass, field
 from operator import attrgetter
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from headwise.cli import fail
-from headwise.errors import RunError, UserError, did_you_mean, require
+from headwise.errors import require
 from headwise.model.config import GPTConfig
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @dataclass
@@ -171,153 +160,6 @@ class TrainConfig:
     def accumulate(self) -> int:
         """Forward passes for each optimizer step."""
         return self.global_batch_size // self.data.batch_size
-
-
-def new_run_folder(resume: str | None, experiment: str | None) -> str:
-    """Where a run goes when run_dir is not given: where the run to resume is, or a folder named by the time."""
-    if resume and resume != "auto":
-        path = Path(resume)
-        folder = path.parent if path.suffix == ".ckpt" else path
-        return str(folder.parent if folder.name == "checkpoints" else folder)
-    runs = Path("runs") / (experiment or "own")
-    if resume == "auto":
-        found = sorted(runs.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if found:
-            return str(found[-1].parent.parent)
-    folder = runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    twins = (folder.with_name(f"{folder.name}_{i}") for i in range(2, 1000))
-    return str(next(path for path in (folder, *twins) if not path.exists()))
-
-
-def register() -> None:
-    """Tell Hydra the schema and the resolver that configs/train.yaml leans on."""
-
-    folders: dict[str | None, str] = {}  # one for all jobs of -m, though each asks
-
-    def resolve(resume: str | None, *, _root_: DictConfig) -> str:
-        if resume not in folders:  # before the jobs of -m, only the root knows Hydra's part; in a job, only HydraConfig
-            hydra_part: Any = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
-            folders[resume] = new_run_folder(resume, hydra_part.runtime.choices.experiment)
-        return folders[resume]
-
-    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-    OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
-
-
-def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> None:
-    """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
-    is what --help says first."""
-
-    composed = False
-
-    def job(config: DictConfig) -> None:
-        nonlocal composed
-        composed = True
-        try:
-            refuse_unknown(config)
-            typed = OmegaConf.to_object(config)
-            assert isinstance(typed, TrainConfig)
-            typed.validate()
-            task(config)
-        except UserError as error:
-            leave_no_empty_folder()
-            fail(str(error))
-        except RunError as error:
-            fail(str(error), code=1)
-        except OSError as error:
-            leave_no_empty_folder()
-            if error.filename is None:  # not about a path that the user gave
-                raise
-            fail(f"{error.filename}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths")
-        except KeyboardInterrupt:
-            leave_no_empty_folder()
-            sys.exit(130)
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
-    register()
-    multirun = [flag for flag in sys.argv[1:] if flag in ("-m", "--multirun")]
-    sys.argv[1:] = multirun + [argument for argument in sys.argv[1:] if argument not in multirun]  # wherever it stood
-    try:
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(help_text(config_name, about))
-            return
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
-    except Exception as error:
-        if composed:
-            raise
-        fail(one_line(error))  # whatever goes wrong this early comes from the command line
-
-
-def refuse_unknown(config: DictConfig) -> None:
-    """Raise UserError for a key added with + or removed with ~, which Hydra allows and nobody would read."""
-    known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(TrainConfig), config))
-    for key in given:
-        require(key in known, f"{key} is not a key of the configuration{did_you_mean(key, known)}")
-    for key in known:
-        require(key in given, f"{key} is missing from the configuration; give it a value instead of removing it")
-
-
-def help_text(config_name: str, about: str) -> str:
-    """What --help prints, with the values that the other arguments give. (Hydra's own takes a second longer.)"""
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose(config_name, overrides)
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
-    groups = {folder.name: ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
-    choices = "\n".join(f"{name}: {options}" for name, options in groups.items())
-    keys = OmegaConf.to_yaml(config).rstrip()
-    return f"{about}\nChoices, as group=name\n\n{choices}\n\nKeys and their values now, as key=value\n\n{keys}"
-
-
-def leave_no_empty_folder() -> None:
-    """Remove the run's folder, which Hydra has made, if nothing was written there."""
-    if HydraConfig.initialized():
-        folder = Path(HydraConfig.get().runtime.output_dir or ".")
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def one_line(error: Exception) -> str:
-    """What Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one."""
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"
-    if isinstance(error, OverrideParseException):
-        quotes = "a value with spaces, commas or brackets needs quotes twice: 'key=\"a, b\"'"
-        return f"{error.override}: cannot be read as key=value ({quotes})"
-    if isinstance(error, OSError) and error.filename:
-        return f"run_dir: {error.filename}: {error.strerror}"
-    cause: BaseException | None = error
-    while cause and not getattr(cause, "full_key", None):
-        cause = cause.__cause__
-    if cause is None:
-        return ": ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    key = str(getattr(cause, "full_key", ""))
-    known = list(dotted_keys(OmegaConf.structured(TrainConfig)))
-    if key not in known:
-        return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
-    given = [argument for argument in sys.argv[1:] if argument.startswith(f"{key}=")]
-    return f"{(given or [key])[-1]} must be {expected(key)}"
-
-
-KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "list[str]": 'a list such as \'["The first.","The second."]\'',
-    "None": "null",
-}
-
-
-def expected(key: str) -> str:
-    """What a key's value must be, in words, from its type in the schema."""
-    part: Any = TrainConfig
-    *groups, last = key.split(".")
-    for group in groups:
-        part = get_type_hints(part)[group]
-    written = next(f.type for f in fields(part) if f.name == last)
-    return " or ".join(KINDS.get(kind, "a group of keys") for kind in str(written).split(" | "))
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

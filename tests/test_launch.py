@@ -1,0 +1,72 @@
+"""The command line: a wrong word gets one line with the right one, exit code 2, and nothing is left behind."""
+
+import pytest
+
+from headwise.launch import CONFIGS, new_run_folder
+from tests.small import script, script_here
+
+LIGHT = [  # found while the configuration is composed, before anything heavy is imported
+    ("model.n_lyer=3", "model.n_lyer is not a key of the configuration; did you mean model.n_layer?"),
+    ("n_layer=3", "n_layer is not a key of the configuration; did you mean model.n_layer?"),
+    ("modle=classic", "modle is not a key of the configuration; did you mean model?"),
+    ("model=clasic", "model=clasic is none of classic, modern; did you mean classic?"),
+    ("model.n_layer=abc", "model.n_layer=abc must be a whole number"),
+    ("model.n_kv_head=1.5", "model.n_kv_head=1.5 must be a whole number or null"),
+    ("seed=null", "seed=null must be a whole number"),
+    ("callbacks.attention.prompts=hello", "callbacks.attention.prompts=hello must be a list such as '["),
+    ("=3", "Config group override must be a string or a list"),
+    ("run_dir=/proc/x/y", "run_dir: /proc/x"),
+    ("data.cache_dir=/proc/x/y", "/proc/x"),
+    ("+typo=1", "typo is not a key of the configuration"),
+    ("~seed", "seed is missing from the configuration"),
+    ("model.n_layer", "model.n_layer: cannot be read as key=value"),
+    ("trainer.max_stps=3", "trainer.max_stps is not a key of the configuration; did you mean trainer.max_steps?"),
+]
+CHECKED = [  # found by the run's own checks, before any work
+    ("model.norm=rmsnrm", "model.norm=rmsnrm is none of layernorm, rmsnorm; did you mean rmsnorm?"),
+    ("model.n_embd=130", "model.n_embd=130 is not divisible by model.n_head=4"),
+    ("data.path=nowhere data=files", "data.path=nowhere names no file"),
+    ("trainer.accelerator=cpv", "trainer: You selected an invalid accelerator name"),
+    ("trainer.devices=2", "trainer.devices=2: one device is supported so far"),
+    ("trainer.precision=16-mixed", "trainer.precision=16-mixed is none of 32-true"),
+    ("resume=nowhere", "resume=nowhere holds no checkpoints/last.ckpt"),
+    ("schedule.kind=cosin", "schedule.kind=cosin is none of cosine, constant; did you mean cosine?"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), LIGHT + CHECKED)
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, overrides, message):
+    result = script_here("train", *overrides.split(), cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("runs", "quickstart")]
+
+
+def test_a_run_goes_where_it_is_resumed_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert new_run_folder("runs/a/b", "x") == "runs/a/b"
+    assert new_run_folder("runs/a/b/checkpoints/last.ckpt", "x") == "runs/a/b"
+    new = new_run_folder(None, "x")
+    assert new.startswith("runs/x/20")
+    assert new_run_folder("auto", "x").startswith("runs/x/20")  # nothing to resume yet
+    (tmp_path / "runs/x/earlier/checkpoints").mkdir(parents=True)
+    (tmp_path / "runs/x/earlier/checkpoints/last.ckpt").touch()
+    assert new_run_folder("auto", "x") == "runs/x/earlier"
+
+
+def test_help_lists_choices_and_keys_with_their_values(tmp_path):
+    result = script("train", "--help", cwd=tmp_path)
+    assert result.stderr == ""
+    assert "model: classic, modern" in result.stdout
+    assert "max_steps: " in result.stdout
+    other = script_here("train", "-h", "model=classic", cwd=tmp_path).stdout
+    assert "position: learned" in other
+    assert "position: learned" not in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_configs_are_where_the_scripts_look():
+    assert (CONFIGS / "train.yaml").is_file()
