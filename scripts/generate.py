@@ -1,9 +1,8 @@
 """Generate text from a trained model: python scripts/generate.py --prompt "def "; --help lists every flag."""
 
 import argparse
-import sys
 
-from headwise.cli import Parser, run
+from headwise.cli import Parser, run, say
 
 
 def parser() -> Parser:
@@ -24,7 +23,7 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.generation import generate
 
     checkpoint = load(find(flags.checkpoint))
-    print(f"headwise: {checkpoint.path}", file=sys.stderr)
+    say(str(checkpoint.path))
     ids = checkpoint.tokenizer.encode(flags.prompt, "--prompt")
     new = generate(checkpoint.model, ids, flags.max_new_tokens, flags.temperature, flags.top_k, flags.seed)
     print(flags.prompt, end="", flush=True)

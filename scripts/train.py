@@ -14,12 +14,13 @@ import sys
 
 from omegaconf import DictConfig
 
+from headwise.cli import say
 from headwise.launch import launch
 
 
 def main(config: DictConfig) -> None:
     if sys.stderr.isatty():
-        print("headwise: loading torch and lightning, a few seconds", file=sys.stderr)
+        say("loading torch and lightning, a few seconds")
     from headwise.training.run import report, train
 
     print(report(train(config)))

@@ -1,4 +1,7 @@
-"""How a script ends: wrong input is one line and exit code 2, an interruption 130, a closed pipe is no error."""
+"""How a script speaks and ends.
+
+Remarks go to standard error. Wrong input is one line and exit code 2, an interruption 130, a closed pipe is no error.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; --help lists every flag")
+
+
+def say(line: str) -> None:
+    """Something a person may want to know, on standard error."""
+    print(f"headwise: {line}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from contextlib import suppress
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headwise.cli import say
 from headwise.data.text import Text
 from headwise.files import write_text
 from headwise.tokenizer import PIECE, Tokenizer, train_tokenizer
@@ -76,7 +76,7 @@ def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path
     if is_whole(folder):
         return Packed(folder)
     if folder.exists():
-        print(f"headwise: {folder} is damaged; packing the text again", file=sys.stderr)
+        say(f"{folder} is damaged; packing the text again")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
     try:
@@ -94,16 +94,12 @@ def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path
 def write_packed(folder: Path, text: Text, tokenizer_kind: str, vocab_size: int, settings: dict) -> None:
     """Tokenize both splits into `folder` and describe them in its manifest."""
     total = len(text.train) + len(text.val)
-    print(f"headwise: packing {total:,} characters with tokenizer={tokenizer_kind}", file=sys.stderr)
+    say(f"packing {total:,} characters with tokenizer={tokenizer_kind}")
     # Characters of the held-out part count as known; merges are learned from the training part alone.
     learn_from = text.train + text.val if tokenizer_kind == "char" else text.train
     tokenizer = train_tokenizer(tokenizer_kind, learn_from, vocab_size)
     if tokenizer_kind != "char" and tokenizer.vocab_size < vocab_size:
-        print(
-            f"headwise: the text has merges for {tokenizer.vocab_size} tokens, fewer than "
-            f"tokenizer.vocab_size={vocab_size}",
-            file=sys.stderr,
-        )
+        say(f"the text has merges for {tokenizer.vocab_size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     counts = {}
     for split, part in text._asdict().items():
@@ -113,7 +109,7 @@ def write_packed(folder: Path, text: Text, tokenizer_kind: str, vocab_size: int,
                 np.asarray(ids, dtype=dtype).tofile(file)
                 counts[split] += len(ids)
                 if i % 256 == 255:
-                    print(f"headwise: {split}: {i * PIECE / len(part):.0%} packed", file=sys.stderr)
+                    say(f"{split}: {i * PIECE / len(part):.0%} packed")
     write_text(folder / "tokenizer.json", tokenizer.to_json())
     manifest = {
         "settings": settings,

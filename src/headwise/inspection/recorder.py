@@ -9,13 +9,13 @@ Knows nothing of Lightning; training/callbacks.py decides when to look.
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from headwise.cli import say
 from headwise.errors import require
 from headwise.files import CsvTable, whole
 from headwise.inspection.capture import capture
@@ -47,7 +47,7 @@ class Recorder:
         for name, ids in probes.items():
             require(len(ids) >= 2, f"{name} ({tokenizer.decode(ids)!r}) is too short to attend in: give two tokens")
             if len(ids) > shown:
-                print(f"headwise: {name} is looked at up to its first {shown} of {len(ids)} tokens", file=sys.stderr)
+                say(f"{name} is looked at up to its first {shown} of {len(ids)} tokens")
         self.probes = {name: ids[:shown] for name, ids in probes.items()}
         self.table = CsvTable(folder / "heads.csv", ["step", "probe", "layer", "head", *METRICS])
 

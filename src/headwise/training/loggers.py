@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from headwise.cli import say
 from headwise.config import LoggerConfig
 from headwise.errors import choose, require
 
@@ -39,7 +39,7 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
         run = wandb.init(mode=mode, **settings)
     except Exception as error:  # whatever it was, training goes on; the reason is said
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        print(f"headwise: W&B could not start ({reason}); logging offline", file=sys.stderr)
+        say(f"W&B could not start ({reason}); logging offline")
         run = wandb.init(mode="offline", **settings)
     run.define_metric("trainer/global_step")  # the x-axis of every chart
     run.define_metric("*", step_metric="trainer/global_step")

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint
+from headwise.cli import say
 from headwise.config import TrainConfig, dotted_keys
 from headwise.data.datamodule import TextDataModule
 from headwise.data.packing import Packed, pack
@@ -119,11 +120,6 @@ def train(composed: DictConfig) -> dict:
     summary = summarize(folder, model.n_parameters(), wandb_run, time.monotonic() - began)
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
-
-
-def say(line: str) -> None:
-    """Something a person may want to know, on standard error."""
-    print(f"headwise: {line}", file=sys.stderr, flush=True)
 
 
 def packed_text(config: TrainConfig) -> Packed:
