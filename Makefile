@@ -20,8 +20,9 @@ lint: .venv/dev  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/run  ## measure the quickstart against n-gram models of the same text
+bench: .venv/run  ## measure the quickstart against n-gram models, and a step against a plain GPT
 	$(BIN)/python benchmarks/quickstart.py
+	$(BIN)/python benchmarks/step.py
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -19,6 +19,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
+from hardware import processor
 from ngram import losses
 
 from headwise.data.text import read_text
@@ -33,17 +34,6 @@ def run_training(overrides: list[str]) -> tuple[dict, float]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"WANDB_MODE": "offline"})
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # kB on Linux
         return json.loads((Path(folder) / "run/summary.json").read_text()), peak
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

@@ -10,7 +10,11 @@ def parser() -> Parser:
     flags = Parser(description="Continue a prompt with a trained model. The text appears as it is sampled.")
     add = flags.add_argument
     add("--prompt", required=True, metavar="TEXT", help="the text to continue")
-    add("--checkpoint", metavar="PATH", help="a run's folder or a .ckpt file; default: the newest run's best")
+    add(
+        "--checkpoint",
+        metavar="PATH",
+        help="a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best",
+    )
     add("--max-new-tokens", type=int, default=300, metavar="N", help="default: %(default)s")
     add("--temperature", type=float, default=0.8, metavar="F", help="0: always the likeliest; default: %(default)s")
     add("--top-k", type=int, metavar="N", help="sample from the N likeliest tokens only")
@@ -19,10 +23,10 @@ def parser() -> Parser:
 
 
 def main(flags: argparse.Namespace) -> None:
-    from headwise.checkpoint import find, load
     from headwise.generation import generate
+    from headwise.hf import open_model
 
-    checkpoint = load(find(flags.checkpoint))
+    checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
     ids = checkpoint.tokenizer.encode(flags.prompt, "--prompt")
     new = generate(checkpoint.model, ids, flags.max_new_tokens, flags.temperature, flags.top_k, flags.seed)

@@ -3,6 +3,8 @@
   python scripts/train.py                                   the quickstart: built-in text, about two minutes
   python scripts/train.py data=files data.path=my.txt       your own text
   python scripts/train.py model=classic model.n_layer=6     another model
+  python scripts/train.py experiment=finetune init_from=gpt2 data=files data.path=my.txt
+                                                            an imported model, trained on
   python scripts/train.py trainer.max_steps=500 seed=1      any key below, as key=value
   python scripts/train.py resume=auto                       go on with the newest run of the experiment
   python scripts/train.py -m model.n_layer=2,4              every combination, one after the other
@@ -21,7 +23,8 @@ from headwise.launch import launch
 def main(config: DictConfig) -> None:
     if sys.stderr.isatty():
         say("loading torch and lightning, a few seconds")
-    from headwise.training.run import report, train
+    from headwise.training.run import train
+    from headwise.training.summary import report
 
     print(report(train(config)))
 

@@ -266,7 +266,8 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
         (["--temperature", "-1"], "temperature=-1.0 must be at least 0"),
         (["--seed", "-1"], "seed=-1 must be at least 0"),
         (["--prompt", ""], "the prompt is empty"),
-        (["--checkpoint", "nowhere"], "checkpoint=nowhere does not exist"),
+        (["--checkpoint", "nowhere"], "checkpoint=nowhere is neither here nor to be had from the Hub"),
+        (["--checkpoint", "no/where/at/all"], "checkpoint=no/where/at/all does not exist"),
         (["--max-tokens", "5"], "unrecognized arguments: --max-tokens 5"),
     ],
 )

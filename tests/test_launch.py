@@ -24,7 +24,7 @@ LIGHT = [  # found while the configuration is composed, before anything heavy is
 ]
 CHECKED = [  # found by the run's own checks, before any work
     ("model.norm=rmsnrm", "model.norm=rmsnrm is none of layernorm, rmsnorm; did you mean rmsnorm?"),
-    ("model.n_embd=130", "model.n_embd=130 is not divisible by model.n_head=4"),
+    ("model.n_embd=130", "model.n_embd=130 is not divisible by n_head=4"),
     ("data.path=nowhere data=files", "data.path=nowhere names no file"),
     ("trainer.accelerator=cpv", "trainer: You selected an invalid accelerator name"),
     ("trainer.devices=2", "trainer.devices=2: one device is supported so far"),

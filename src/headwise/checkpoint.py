@@ -51,9 +51,8 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint file; the model is in eval mode on `device`."""
     raw = read(path)
     ours = raw["headwise"]
-    model = GPT(GPTConfig(**ours["model"]))
     weights = {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
-    model.load_state_dict(weights)
+    model = GPT.from_weights(GPTConfig(**ours["model"]), weights)
     return Checkpoint(path, model.to(device).eval(), Tokenizer.from_json(ours["tokenizer"]), ours["about"])
 
 

@@ -119,6 +119,7 @@ class TrainConfig:
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     seed: int = 1337
     threads: int | None = None  # CPU threads; null: torch's choice
+    init_from: str | None = None  # start from this model: a run, a .ckpt file, a Hugging Face folder or Hub name
     resume: str | None = None  # auto, a run's folder or a checkpoint
     run_dir: str = "???"
 

@@ -17,6 +17,7 @@ from tokenizers.decoders import DecodeStream
 
 from headwise.errors import UserError, choose
 
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
 PIECE = 1 << 16  # characters encoded at a time, so that memory stays flat
 
 
@@ -25,20 +26,23 @@ class Tokenizer:
 
     def __init__(self, backend: Backend):
         self.backend = backend
+        self.backend.encode_special_tokens = True  # text that spells a special token stays text
         self.vocab_size = backend.get_vocab_size()
+        special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        self.end_of_text = backend.token_to_id(END_OF_TEXT) if END_OF_TEXT in special else None
         # A word-level tokenizer knows only its own characters; a byte-level one knows them all.
         self.characters = set(backend.get_vocab()) if isinstance(backend.model, models.WordLevel) else None
 
     def encode(self, text: str, what: str = "the text") -> list[int]:
         """Token ids of `text`. Raises UserError naming every unknown character and its place in `what`."""
         self.check(text, what)
-        return self.backend.encode(text).ids
+        return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_pieces(self, text: str, what: str = "the text") -> Iterator[list[int]]:
         """Token ids of a long text, one list per piece; pieces end at a line's end where there is one."""
         self.check(text, what)
         for batch in batched(pieces(text), 16):  # encoded side by side on all cores
-            for encoding in self.backend.encode_batch_fast(batch):
+            for encoding in self.backend.encode_batch_fast(batch, add_special_tokens=False):
                 yield encoding.ids
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -4,7 +4,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from headwise.hf import LAYOUTS, to_theirs, write_config
 from headwise.inspection.capture import capture
+from headwise.model.attention import ATTENTIONS, causal_mask, unfold
+from headwise.model.cache import KVCache
 from tests.presets import PRESETS
 from tests.small import small_model
 
@@ -23,29 +26,49 @@ def test_logits_are_the_same_with_and_without_capture(preset):
     assert maps[1].z.shape == (2, 3, 7, 6)
 
 
+@pytest.mark.parametrize("kind", ["softmax", "relu"])
+def test_scores_pattern_z_and_result_follow_from_one_another(kind):
+    model = small_model(attention=kind, n_kv_head=1)
+    with capture(model) as maps:
+        model(IDS)
+    for layer, seen in maps.items():
+        assert torch.equal(seen.scores.isinf(), ~causal_mask(7, 7).expand(2, 3, 7, 7))
+        assert torch.allclose(ATTENTIONS[kind].normalize(seen.scores), seen.pattern, atol=1e-6)
+        assert torch.allclose(seen.pattern @ seen.v, seen.z, atol=1e-6)
+        assert torch.allclose(seen.result.sum(1), model.blocks[layer].attention.out(unfold(seen.z)), atol=1e-6)
+
+
+def test_results_stay_those_of_the_pass_when_the_weights_change():
+    model = small_model()
+    with capture(model) as maps:
+        model(IDS)
+    before = maps[1].result
+    with torch.no_grad():
+        model.blocks[1].attention.out.weight.mul_(2)
+    assert torch.equal(maps[1].result, before)
+
+
+def test_maps_of_cached_and_padded_passes_are_those_of_the_whole():
+    model = small_model()
+    with capture(model) as expected:
+        model(IDS)
+    cache = KVCache(model.config, batch=2)
+    model(IDS[:, :4], cache=cache)
+    with capture(model) as maps:
+        model(IDS[:, 4:], cache=cache)
+    assert torch.allclose(maps[1].pattern, expected[1].pattern[:, :, 4:], atol=1e-6)
+    padded = torch.cat((torch.zeros(2, 3, dtype=torch.long), IDS), dim=1)
+    with capture(model) as maps:
+        model(padded, padding=torch.tensor([3, 3]))
+    assert torch.allclose(maps[1].pattern[..., 3:, 3:], expected[1].pattern, atol=1e-6)
+    assert not maps[1].pattern[..., :3].any()
+
+
 def test_maps_are_those_of_transformers():
-    theirs = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=23, n_positions=29, n_embd=18, n_layer=2, n_head=3, attn_implementation="eager",
-            bos_token_id=0, eos_token_id=0,
-        )
-    ).eval()  # fmt: skip
     ours = small_model("classic")
-    hers = theirs.transformer
-    for mine, block in zip(ours.blocks, hers.h, strict=True):
-        torch.nn.init.normal_(mine.attention.qkv.weight)
-        block.ln_1.load_state_dict(mine.attention_norm.state_dict())
-        block.ln_2.load_state_dict(mine.mlp_norm.state_dict())
-        pairs = [
-            (mine.attention.qkv, block.attn.c_attn),
-            (mine.attention.out, block.attn.c_proj),
-            (mine.mlp.up, block.mlp.c_fc),
-            (mine.mlp.down, block.mlp.c_proj),
-        ]
-        for linear, conv in pairs:
-            conv.weight.data, conv.bias.data = linear.weight.data.T.clone(), linear.bias.data.clone()
-    hers.wte.load_state_dict(ours.embedding.state_dict())
-    hers.wpe.load_state_dict(ours.position.table.state_dict())
+    torch.nn.init.normal_(ours.blocks[0].attention.qkv.weight)
+    theirs = GPT2LMHeadModel(GPT2Config(**write_config(ours, LAYOUTS["gpt2"]), attn_implementation="eager")).eval()
+    theirs.load_state_dict(to_theirs(ours.state_dict(), ours.config, LAYOUTS["gpt2"]), strict=False)
     with capture(ours) as maps:
         ours(IDS)
     for layer, expected in enumerate(theirs(IDS, output_attentions=True).attentions):

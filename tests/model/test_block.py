@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from headwise.model.block import GELU, MLPS, Block, SwiGLU
+from headwise.model.block import GELU, MLPS, Block, NoMLP, ReLU2, SwiGLU
 from headwise.model.config import GPTConfig
 from headwise.model.position import NoPosition
 
 CONFIG = GPTConfig(n_embd=21, n_head=3)
 
 
-def test_gelu_and_swiglu_compute_their_equations():
+def test_feed_forward_networks_compute_their_equations():
     x = torch.randn(2, 5, 21)
     mlp = GELU(CONFIG)
     up = mlp.up(x)
@@ -19,10 +19,20 @@ def test_gelu_and_swiglu_compute_their_equations():
     mlp = SwiGLU(CONFIG)
     gate = mlp.gate(x)
     assert torch.allclose(mlp(x), mlp.down(gate * torch.sigmoid(gate) * mlp.up(x)), atol=1e-6)
+    mlp = ReLU2(CONFIG)
+    assert torch.allclose(mlp(x), mlp.down(mlp.up(x).clamp(min=0) ** 2), atol=1e-6)
+    assert not NoMLP(CONFIG)(x).any()
 
 
-@pytest.mark.parametrize(("kind", "inner"), [("gelu", 84), ("swiglu", 56)])
-def test_the_default_width_gives_both_kinds_as_many_parameters(kind, inner):
+def test_a_block_without_feed_forward_is_attention_alone():
+    block, x = Block(GPTConfig(n_embd=21, n_head=3, mlp="none")), torch.randn(2, 5, 21)
+    arguments = NoPosition(CONFIG), torch.arange(5)
+    assert torch.equal(block(x, *arguments), x + block.attention(block.attention_norm(x), *arguments))
+    assert {name.split(".")[0] for name, _ in block.named_parameters()} == {"attention_norm", "attention"}
+
+
+@pytest.mark.parametrize(("kind", "inner"), [("gelu", 84), ("relu2", 84), ("swiglu", 56)])
+def test_the_default_width_gives_all_kinds_as_many_parameters(kind, inner):
     assert MLPS[kind](CONFIG).down.in_features == inner
     assert MLPS[kind](GPTConfig(n_embd=21, n_head=3, n_inner=13)).down.in_features == 13
 

@@ -9,8 +9,8 @@ from headwise.model.config import GPTConfig
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"n_embd": 130, "n_head": 4}, "model.n_embd=130 is not divisible by model.n_head=4"),
-        ({"n_head": 4, "n_kv_head": 3}, "model.n_head=4 is not divisible by model.n_kv_head=3"),
+        ({"n_embd": 130, "n_head": 4}, "model.n_embd=130 is not divisible by n_head=4"),
+        ({"n_head": 4, "n_kv_head": 3}, "model.n_head=4 is not divisible by n_kv_head=3"),
         ({"n_layer": 0}, "model.n_layer=0 must be at least 1"),
         ({"head_dim": -2}, "model.head_dim=-2 must be at least 1"),
         ({"dropout": 1.0}, "model.dropout=1.0 must be at least 0 and below 1"),

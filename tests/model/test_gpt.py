@@ -1,12 +1,12 @@
-"""The model against GPT-2 and Qwen3 as `transformers` has them, and what must hold for every preset."""
+"""What must hold for every model; tests/test_hf.py holds the presets to GPT-2 and Qwen3 themselves."""
 
 import math
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from headwise.errors import UserError
+from headwise.model.cache import KVCache
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, IGNORE, eval_mode, next_token_loss
 from tests.presets import PRESETS
@@ -27,103 +27,60 @@ def randomize(model):
 
 def grads(model, ids):
     logits = model(ids)
-    logits = getattr(logits, "logits", logits)
     next_token_loss(logits[:, :-1], ids[:, 1:]).backward()
     return logits.detach()
 
 
-def test_classic_is_gpt2_logits_and_gradients():
-    theirs = GPT2LMHeadModel(
-        GPT2Config(vocab_size=V, n_positions=17, n_embd=35, n_layer=L, n_head=5, bos_token_id=0, eos_token_id=0)
-    ).eval()
-    randomize(theirs)
-    ours = GPT(GPTConfig(vocab_size=V, block_size=17, n_embd=35, n_layer=L, n_head=5, **PRESETS["classic"]))
-    names = {
-        "embedding.weight": "transformer.wte.weight",
-        "position.table.weight": "transformer.wpe.weight",
-        "norm.weight": "transformer.ln_f.weight",
-        "norm.bias": "transformer.ln_f.bias",
-    }
-    parts = {"attention_norm": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj"}
-    parts |= {"mlp_norm": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
-    for i in range(L):
-        for mine, hers in parts.items():
-            for kind in ("weight", "bias"):
-                names[f"blocks.{i}.{mine}.{kind}"] = f"transformer.h.{i}.{hers}.{kind}"
-    source, target = dict(theirs.named_parameters()), dict(ours.named_parameters())
-    assert set(names) == set(target)
-    assert set(names.values()) == set(source)
-
-    def turn(name, value):  # GPT-2 keeps its matrices the other way round
-        return value.T if ".c_" in name and value.dim() == 2 else value
-
-    for mine, hers in names.items():
-        target[mine].data.copy_(turn(hers, source[hers].data))
-    ids = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
-    assert close(grads(ours, ids), grads(theirs, ids))
-    for mine, hers in names.items():
-        assert close(target[mine].grad, turn(hers, source[hers].grad), 1e-4), mine
+KINDS = [
+    *(preset for preset in PRESETS.values()),
+    *(PRESETS["classic"] | {"position": position} for position in ("sinusoidal", "rotary", "none")),
+    PRESETS["classic"] | {"attention": "relu"},
+    PRESETS["modern"] | {"mlp": "none", "position": "learned"},
+    PRESETS["modern"] | {"mlp": "relu2", "n_kv_head": 1},
+]
 
 
-def test_modern_is_qwen3_logits_and_gradients():
-    theirs = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=V,
-            hidden_size=35,
-            intermediate_size=59,
-            num_hidden_layers=L,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            head_dim=10,
-            max_position_embeddings=17,
-            rms_norm_eps=1e-6,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-            tie_word_embeddings=False,
-        )
-    ).eval()
-    randomize(theirs)
-    sizes = {"n_embd": 35, "n_inner": 59, "n_layer": L, "n_head": 6, "n_kv_head": 2, "head_dim": 10}
-    ours = GPT(GPTConfig(vocab_size=V, block_size=17, **sizes, **PRESETS["modern"]))
-    names = {
-        "embedding.weight": ["model.embed_tokens.weight"],
-        "norm.weight": ["model.norm.weight"],
-        "head.weight": ["lm_head.weight"],
-    }
-    parts = {
-        "attention_norm": ["input_layernorm"],
-        "attention.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-        "attention.q_norm": ["self_attn.q_norm"],
-        "attention.k_norm": ["self_attn.k_norm"],
-        "attention.out": ["self_attn.o_proj"],
-        "mlp_norm": ["post_attention_layernorm"],
-        "mlp.gate": ["mlp.gate_proj"],
-        "mlp.up": ["mlp.up_proj"],
-        "mlp.down": ["mlp.down_proj"],
-    }
-    for i in range(L):
-        for mine, hers in parts.items():
-            names[f"blocks.{i}.{mine}.weight"] = [f"model.layers.{i}.{name}.weight" for name in hers]
-    source, target = dict(theirs.named_parameters()), dict(ours.named_parameters())
-    assert set(names) == set(target)
-    assert {name for hers in names.values() for name in hers} == set(source)
-    for mine, hers in names.items():
-        target[mine].data.copy_(torch.cat([source[name].data for name in hers]))
-    ids = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
-    assert close(grads(ours, ids), grads(theirs, ids))
-    for mine, hers in names.items():
-        assert close(target[mine].grad, torch.cat([source[name].grad for name in hers]), 1e-4), mine
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_no_token_changes_when_a_later_one_does(preset):
-    model = GPT(GPTConfig(vocab_size=V, block_size=T, n_embd=30, n_head=3, **PRESETS[preset]))
+def model_of(kinds):
+    model = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_embd=30, n_head=3, **kinds)).eval()
     randomize(model)
+    return model
+
+
+def several(kinds):
+    return pytest.mark.parametrize("kinds", kinds, ids=lambda kinds: "-".join(str(v) for v in list(kinds.values())[:5]))
+
+
+@several(KINDS)
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16", "autocast"])
+@pytest.mark.parametrize("chunks", [[T], [5, 1, 1, T - 7], None])
+def test_no_token_changes_when_a_later_one_does(kinds, precision, chunks):
+    """For every kind, in every precision, without a cache (None) and with one filled in one go or in chunks."""
+    model = model_of(kinds)
+    if precision != "autocast":
+        model.to(getattr(torch, precision))
+
+    def logits(ids):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+            if chunks is None:
+                return model(ids)
+            cache = KVCache(model.config, len(ids), dtype=model.embedding.weight.dtype)
+            return torch.cat([model(part, cache=cache) for part in ids.split(chunks, dim=1)], dim=1)
+
     ids = torch.randint(V, (2, T))
     changed = ids.clone()
-    changed[:, 7] = (changed[:, 7] + 1) % V
-    before, after = model(ids), model(changed)
-    assert torch.equal(before[:, :7], after[:, :7])
-    assert not close(before[:, 7:], after[:, 7:], 1e-2)
+    changed[:, 8] = (changed[:, 8] + 1) % V
+    before, after = logits(ids), logits(changed)
+    assert torch.equal(before[:, :8], after[:, :8])
+    assert not close(before[:, 8:], after[:, 8:], 1e-2)
+
+
+@several(KINDS)
+def test_a_sequence_with_padding_before_it_gives_the_logits_it_gives_alone(kinds):
+    model = model_of(kinds)
+    ids, padding = torch.randint(V, (3, T)), torch.tensor([4, 0, T - 1])
+    together = model(ids, padding=padding)
+    for row, pad, logits in zip(ids, padding, together, strict=True):
+        assert close(logits[pad:], model(row[None, pad:])[0])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -175,6 +132,23 @@ def test_eval_mode_gives_every_part_its_own_mode_back():
 def test_a_sequence_longer_than_the_block_size_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match="14 tokens is longer than block_size=13"):
         GPT(GPTConfig(vocab_size=V, block_size=13))(torch.zeros(1, 14, dtype=torch.long))
+
+
+def test_a_sequence_longer_than_its_cache_is_refused_with_both_numbers():
+    model = GPT(GPTConfig(vocab_size=V, block_size=13))
+    cache = KVCache(model.config, batch=1, size=7)
+    model(torch.zeros(1, 5, dtype=torch.long), cache=cache)
+    with pytest.raises(ValueError, match="8 tokens is longer than the cache's size=7"):
+        model(torch.zeros(1, 3, dtype=torch.long), cache=cache)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_weights_make_the_model_they_came_from(preset):
+    model = model_of(PRESETS[preset])
+    twin = GPT.from_weights(model.config, model.state_dict())
+    assert (twin.head.weight is twin.embedding.weight) == model.config.tied_head
+    ids = torch.randint(V, (2, T))
+    assert torch.equal(twin.eval()(ids), model(ids))
 
 
 @pytest.mark.parametrize("key", ["attention", "position", "norm", "mlp", "init"])

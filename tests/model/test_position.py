@@ -1,9 +1,12 @@
 """Positions: what each kind adds or turns."""
 
+import math
+
+import pytest
 import torch
 
 from headwise.model.config import GPTConfig
-from headwise.model.position import LearnedPosition, NoPosition, RotaryPosition
+from headwise.model.position import POSITIONS, LearnedPosition, NoPosition, RotaryPosition, SinusoidalPosition
 
 CONFIG = GPTConfig(n_embd=42, n_head=3, block_size=19)
 
@@ -38,3 +41,28 @@ def test_none_changes_nothing():
     none, x = NoPosition(CONFIG), torch.randn(2, 5, 42)
     assert none.embed(x, torch.arange(5)) is x
     assert none.rotate(x, torch.arange(5)) is x
+
+
+def test_sinusoidal_adds_the_waves_of_the_paper_to_the_scaled_embedding():
+    for width in (42, 41):
+        waves = SinusoidalPosition(GPTConfig(n_embd=width, n_head=1, block_size=19))
+        x = torch.randn(2, 5, width)
+        added = waves.embed(x, torch.arange(5)) - x * math.sqrt(width)
+        for t, i in ((0, 0), (3, 4), (4, 7), (2, 40)):
+            angle = t / 10000 ** (2 * (i // 2) / width)
+            expected = math.cos(angle) if i % 2 else math.sin(angle)
+            assert math.isclose(added[1, t, i].item(), expected, abs_tol=1e-5)
+        assert waves.rotate(x, torch.arange(5)) is x
+        assert not list(waves.parameters())
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_sequences_of_a_batch_may_stand_at_positions_of_their_own(kind):
+    torch.manual_seed(0)
+    position = POSITIONS[kind](CONFIG)
+    x, heads = torch.randn(2, 5, 42), torch.randn(2, 3, 5, 14)
+    own = torch.stack((torch.arange(5), torch.arange(7, 12)))
+    for b in range(2):
+        alone = slice(b, b + 1)
+        assert torch.equal(position.embed(x, own)[alone], position.embed(x[alone], own[b]))
+        assert torch.equal(position.rotate(heads, own)[alone], position.rotate(heads[alone], own[b]))

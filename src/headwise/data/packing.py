@@ -64,11 +64,15 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path) -> Packed:
+def pack(
+    text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path, tokenizer: Tokenizer | None = None
+) -> Packed:
     """The packed form of `text`: the one in `cache_dir` if it was made of the same text with the same settings,
-    or a new one, which appears there whole or not at all."""
+    or a new one, which appears there whole or not at all. A `tokenizer` that exists already is used as it is."""
     settings = {"format": FORMAT, "tokenizer": tokenizer_kind, "tokenizers": version("tokenizers")}
-    if tokenizer_kind != "char":
+    if tokenizer:
+        settings["tokenizer"] = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
+    elif tokenizer_kind != "char":
         settings["vocab_size"] = vocab_size
     digests = {split: hashlib.sha256(part.encode()).hexdigest() for split, part in text._asdict().items()}
     key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:16]
@@ -82,7 +86,7 @@ def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path
     try:
         with suppress(FileNotFoundError):
             folder.rename(temporary / "damaged")
-        write_packed(temporary, text, tokenizer_kind, vocab_size, settings)
+        write_packed(temporary, text, tokenizer or learn_tokenizer(text, tokenizer_kind, vocab_size), settings)
         shutil.rmtree(temporary / "damaged", ignore_errors=True)
         with suppress(FileExistsError):  # another process has just made the same
             rename(temporary, folder)
@@ -91,15 +95,19 @@ def pack(text: Text, tokenizer_kind: str, vocab_size: int, cache_dir: str | Path
     return Packed(folder)
 
 
-def write_packed(folder: Path, text: Text, tokenizer_kind: str, vocab_size: int, settings: dict) -> None:
-    """Tokenize both splits into `folder` and describe them in its manifest."""
-    total = len(text.train) + len(text.val)
-    say(f"packing {total:,} characters with tokenizer={tokenizer_kind}")
-    # Characters of the held-out part count as known; merges are learned from the training part alone.
-    learn_from = text.train + text.val if tokenizer_kind == "char" else text.train
-    tokenizer = train_tokenizer(tokenizer_kind, learn_from, vocab_size)
-    if tokenizer_kind != "char" and tokenizer.vocab_size < vocab_size:
+def learn_tokenizer(text: Text, kind: str, vocab_size: int) -> Tokenizer:
+    """A tokenizer made from the text. Characters of the held-out part count as known; merges are learned from the
+    training part alone."""
+    say(f"making a tokenizer of kind {kind} from the text")
+    tokenizer = train_tokenizer(kind, text.train + text.val if kind == "char" else text.train, vocab_size)
+    if kind != "char" and tokenizer.vocab_size < vocab_size:
         say(f"the text has merges for {tokenizer.vocab_size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
+    return tokenizer
+
+
+def write_packed(folder: Path, text: Text, tokenizer: Tokenizer, settings: dict) -> None:
+    """Tokenize both splits into `folder` and describe them in its manifest."""
+    say(f"packing {len(text.train) + len(text.val):,} characters")
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     counts = {}
     for split, part in text._asdict().items():

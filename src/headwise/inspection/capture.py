@@ -2,56 +2,88 @@
 
     with capture(model) as maps:
         model(ids)
-    maps[layer].pattern        # [B, H, T, T]
+    maps[layer].pattern        # [B, H, Tq, Tk]
 
 Inside the block every attention runs its reference body, in float32, which names the pattern; outside it the
 model is untouched and nothing is kept. Weights, training mode and random state stay as they are, and a model
 compiled in place runs uncompiled for the length of the block, without being compiled again.
+
+Dimensions: B batch, H heads, G key/value heads, Tq queries, Tk keys (more than queries with a cache), D head width,
+C = n_embd.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from headwise.model.attention import Attend, CausalSelfAttention
-from headwise.model.gpt import GPT
+from headwise.model.attention import Attend, CausalSelfAttention, causal_mask
 
 
 @dataclass
 class AttentionMap:
-    """One layer's attention of the latest forward pass, float32. B batch, H heads, T tokens, D head width."""
+    """One layer's attention of the latest forward pass, float32, without gradients."""
 
-    pattern: Tensor  # [B, H, T, T], row = query, column = key; rows sum to 1, the future is 0
-    z: Tensor  # [B, H, T, D], the mixture of values that each query received
+    q: Tensor  # [B, H, Tq, D], as they meet the keys: normed and turned
+    k: Tensor  # [B, G, Tk, D]
+    v: Tensor  # [B, G, Tk, D]
+    mask: Tensor  # broadcasts to [B, H, Tq, Tk]: True where a query may look
+    pattern: Tensor  # [B, H, Tq, Tk], row = query, column = key: the weights; what may not be seen is 0
+    z: Tensor  # [B, H, Tq, D], the mixture of values that each query received
+    w_o: Tensor  # [H, D, C], each head's slice of the output projection
+
+    @property
+    def scores(self) -> Tensor:
+        """q.k / sqrt(D), minus infinity where masked [B, H, Tq, Tk]; the pattern is their normalisation."""
+        k = self.k.repeat_interleave(self.q.size(1) // self.k.size(1), dim=1)
+        return (self.q @ k.transpose(-2, -1) / math.sqrt(self.q.size(-1))).masked_fill(~self.mask, -math.inf)
+
+    @property
+    def result(self) -> Tensor:
+        """What each head adds to each token's embedding [B, H, Tq, C]; their sum and W_O's bias are the layer's
+        update."""
+        return self.z @ self.w_o
 
 
 @contextmanager
-def capture(model: GPT) -> Iterator[dict[int, AttentionMap]]:
-    """Collect every layer's attention map, {layer: map}, of the forward passes inside the block."""
+def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
+    """Collect every layer's attention map, {layer: map}, of the latest forward pass inside the block."""
     maps: dict[int, AttentionMap] = {}
     parts = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
-    fast = [part.attend for part in parts]
+    before = [part.attend for part in parts]
     with torch.compiler.set_stance("force_eager"):
         try:
             for layer, part in enumerate(parts):
-                part.attend = _recording(part.reference, layer, maps)
+                part.attend = _recording(part, layer, maps)
             yield maps
         finally:
-            for part, attend in zip(parts, fast, strict=True):
+            for part, attend in zip(parts, before, strict=True):
                 part.attend = attend
 
 
-def _recording(reference: Attend, layer: int, maps: dict[int, AttentionMap]) -> Attend:
-    def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor | None]:
+def _recording(part: CausalSelfAttention, layer: int, maps: dict[int, AttentionMap]) -> Attend:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
         with torch.autocast(q.device.type, enabled=False):
-            z, pattern = reference(q.float(), k.float(), v.float(), dropout)
+            z, pattern = part.reference(q.float(), k.float(), v.float(), visible, dropout)
         assert pattern is not None
-        maps[layer] = AttentionMap(pattern.detach(), z.detach())
+        w_o = part.out.weight.T.unflatten(0, (part.n_head, -1))  # [H, D, C]
+        maps[layer] = AttentionMap(
+            q=q.detach().float(),
+            k=k.detach().float(),
+            v=v.detach().float(),
+            mask=visible,
+            pattern=pattern.detach(),
+            z=z.detach(),
+            w_o=w_o.detach().float().clone(),  # as it was: training goes on and changes it in place
+        )
         return z.to(q.dtype), pattern
 
     return attend

@@ -4,14 +4,15 @@
 holds them equal, forward and backward). Training and generation take the fused one; the reference one names
 every step and hands out the attention pattern, so inspection swaps it in (inspection/capture.py).
 
-Dimensions: B batch, T tokens, H query heads, G key/value heads (H is a multiple of G), D head width,
-C = n_embd. A query at position i may look at keys 0..i.
+Dimensions: B batch, T tokens (Tq queries, Tk keys), H query heads, G key/value heads (H is a multiple of G),
+D head width, C = n_embd. A query at position i may look at keys 0..i.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,52 +20,82 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headwise.errors import choose
+from headwise.model.cache import LayerCache
 from headwise.model.config import GPTConfig
 from headwise.model.norm import NORMS
 from headwise.model.position import NoPosition
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor | None]]
+Normalize = Callable[[Tensor], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
 
 
 def causal_mask(n_query: int, n_key: int, device: torch.device | None = None) -> Tensor:
-    """[n_query, n_key] booleans, True where a query may look. The last query stands at the last key."""
+    """[Tq, Tk] booleans, True where a query may look. The last query stands at the last key."""
     return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
 
 
-def reference_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+def softmax(scores: Tensor) -> Tensor:
+    """Masked scores [..., Tk] -> weights above zero that sum to 1 (Vaswani et al. 2017, eq. 1)."""
+    return scores.softmax(dim=-1)
+
+
+def relu(scores: Tensor) -> Tensor:
+    """Masked scores [..., Tk] -> max(score, 0) / number of visible keys (Wortsman et al. 2023, section 3)."""
+    visible = (scores > -math.inf).sum(dim=-1, keepdim=True).clamp(min=1)
+    return scores.relu() / visible
+
+
+def reference_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    normalize: Normalize = softmax,
+) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(D) + mask) v, step by step (Vaswani et al. 2017, eq. 1).
 
-    q [B, H, Tq, D]; k, v [B, G, Tk, D], each key/value head serving H/G query heads (Ainslie et al. 2023).
-    Returns z [B, H, Tq, D], the mixture of values each query receives, and the pattern [B, H, Tq, Tk], whose
-    rows are the weights of that mixture before dropout.
+    q [B, H, Tq, D]; k [B, G, Tk, D] and v [B, G, Tk, Dv], each key/value head serving H/G query heads (Ainslie et
+    al. 2023). Keys and values may come from another sequence than the queries: only D must agree. mask [Tq, Tk], or
+    anything that broadcasts to [B, H, Tq, Tk], is True where a query may look; None is the causal mask, with the last
+    query at the last key. Returns z [B, H, Tq, Dv], the mixture of values each query receives, and the pattern
+    [B, H, Tq, Tk], whose rows are the weights of that mixture before dropout. A query that may look nowhere
+    receives zeros.
     """
     group = q.size(1) // k.size(1)
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # [B, H, Tk, D]
+    visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
     scores = q @ k.transpose(-2, -1)  # how well each query matches each key
     scaled = scores / math.sqrt(q.size(-1))  # variance 1 whatever the width
-    masked = scaled.masked_fill(~causal_mask(q.size(-2), k.size(-2), q.device), -math.inf)  # not the future
-    pattern = masked.softmax(dim=-1)  # each row: weights that sum to 1
+    masked = scaled.masked_fill(~visible, -math.inf)  # not the future
+    pattern = normalize(masked).masked_fill(~visible, 0.0)  # the weights; NaN where softmax found no key becomes 0
     z = F.dropout(pattern, dropout) @ v
     return z, pattern
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, None]:
-    """reference_attention in one kernel, which never forms the pattern (Dao et al. 2022)."""
-    square = q.size(-2) == k.size(-2)
-    mask = None if square else causal_mask(q.size(-2), k.size(-2), q.device)
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, None]:
+    """reference_attention with softmax, in one kernel, which never forms the pattern (Dao et al. 2022)."""
+    square = mask is None and q.size(-2) == k.size(-2)
+    if mask is None and not square and q.size(-2) > 1:  # a single query, at the last key, may look everywhere
+        mask = causal_mask(q.size(-2), k.size(-2), q.device)
     gqa = q.size(1) != k.size(1)
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=square, enable_gqa=gqa)
     return z, None
 
 
 class AttentionKind(NamedTuple):
-    """One way of weighing values: how to compute it readably, and how to compute it fast."""
+    """One way of weighing values: how masked scores become weights, and a kernel that does it all, if there is one."""
 
-    reference: Attend
-    fast: Attend
+    normalize: Normalize
+    fused: Attend | None = None
 
 
-ATTENTIONS = {"softmax": AttentionKind(reference_attention, fused_attention)}
+ATTENTIONS = {
+    "softmax": AttentionKind(softmax, fused_attention),
+    "relu": AttentionKind(relu),
+}
 
 
 def fold(x: Tensor, n_head: int) -> Tensor:
@@ -94,13 +125,23 @@ class CausalSelfAttention(nn.Module):
         norm = choose("model.norm", config.norm, NORMS) if config.qk_norm else lambda *_: nn.Identity()
         self.q_norm, self.k_norm = norm(width, config), norm(width, config)
         self.dropout = config.dropout
-        self.reference, self.attend = kind  # `attend` is what runs; capture swaps the reference in
+        self.reference: Attend = partial(reference_attention, normalize=kind.normalize)
+        self.attend = kind.fused or self.reference  # what runs; capture swaps the reference in
 
-    def forward(self, x: Tensor, position: NoPosition, positions: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        position: NoPosition,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
         q, k, v = self.qkv(x).split(self.sizes, dim=-1)  # [B, T, H*D], 2 x [B, T, G*D]
         q, k, v = fold(q, self.n_head), fold(k, self.n_kv_head), fold(v, self.n_kv_head)  # [B, H|G, T, D]
         q = position.rotate(self.q_norm(q), positions)
         k = position.rotate(self.k_norm(k), positions)
+        if cache is not None:
+            k, v = cache.extend(k, v)  # [B, G, Tk, D]: those of all tokens so far
         dropout = self.dropout if self.training else 0.0
-        z, _ = self.attend(q, k, v, dropout)  # [B, H, T, D]
+        z, _ = self.attend(q, k, v, mask, dropout)  # [B, H, T, D]
         return F.dropout(self.out(unfold(z)), dropout)  # [B, T, C]

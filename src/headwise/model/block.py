@@ -5,11 +5,13 @@ Dimensions: B batch, T tokens, C = n_embd, N = n_inner.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headwise.errors import choose
 from headwise.model.attention import CausalSelfAttention
+from headwise.model.cache import LayerCache
 from headwise.model.config import GPTConfig
 from headwise.model.norm import NORMS
 from headwise.model.position import NoPosition
@@ -43,7 +45,31 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
-MLPS = {"gelu": GELU, "swiglu": SwiGLU}
+class ReLU2(nn.Module):
+    """down(relu(up(x))^2) (So et al. 2021)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        inner = config.n_inner or 4 * config.n_embd
+        self.up = nn.Linear(config.n_embd, inner, bias=config.bias)
+        self.down = nn.Linear(inner, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.up(x))
+        return self.down(hidden * hidden)  # faster than .square(), whose backward goes through pow
+
+
+class NoMLP(nn.Module):
+    """Adds nothing: a model of attention alone, for studying heads (Elhage et al. 2021)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+MLPS = {"gelu": GELU, "swiglu": SwiGLU, "relu2": ReLU2, "none": NoMLP}
 
 
 class Block(nn.Module):
@@ -54,10 +80,17 @@ class Block(nn.Module):
         norm = choose("model.norm", config.norm, NORMS)
         self.attention_norm = norm(config.n_embd, config)
         self.attention = CausalSelfAttention(config)
-        self.mlp_norm = norm(config.n_embd, config)
+        self.mlp_norm = nn.Identity() if config.mlp == "none" else norm(config.n_embd, config)
         self.mlp = choose("model.mlp", config.mlp, MLPS)(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, position: NoPosition, positions: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, positions)
+    def forward(
+        self,
+        x: Tensor,
+        position: NoPosition,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, positions, mask, cache)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -22,12 +22,12 @@ class GPTConfig:
     n_kv_head: int | None = None  # heads of keys and values, shared by groups of queries; null: as n_head
     n_embd: int = 128  # width of the residual stream
     head_dim: int | None = None  # width of one head's q, k and v; null: n_embd / n_head
-    n_inner: int | None = None  # hidden width of the feed-forward network; null: 4 n_embd (gelu), 8/3 (swiglu)
-    attention: str = "softmax"
-    position: str = "learned"
-    norm: str = "layernorm"
-    mlp: str = "gelu"
-    init: str = "gpt2"
+    n_inner: int | None = None  # hidden width of the feed-forward network; null: 4 n_embd, for swiglu 8/3 n_embd
+    attention: str = "softmax"  # softmax, relu
+    position: str = "learned"  # learned, sinusoidal, rotary, none
+    norm: str = "layernorm"  # layernorm, rmsnorm
+    mlp: str = "gelu"  # gelu, swiglu, relu2, none
+    init: str = "gpt2"  # gpt2, zero_output
     bias: bool = True  # in linear layers and LayerNorm
     qk_norm: bool = False  # normalise each head's queries and keys before they meet
     tied_head: bool = True  # the unembedding is the embedding's own matrix
@@ -53,11 +53,11 @@ class GPTConfig:
         require(self.block_size >= 2, f"model.block_size={self.block_size} must be at least 2: a token and the next")
         require(
             self.head_dim is not None or self.n_embd % self.n_head == 0,
-            f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}",
+            f"model.n_embd={self.n_embd} is not divisible by n_head={self.n_head}",
         )
         require(
             self.n_head % self.kv_heads == 0,
-            f"model.n_head={self.n_head} is not divisible by model.n_kv_head={self.n_kv_head}",
+            f"model.n_head={self.n_head} is not divisible by n_kv_head={self.n_kv_head}",
         )
         require(
             self.position != "rotary" or self.head_width % 2 == 0,

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headwise.errors import choose, require
+from headwise.model.attention import causal_mask
 from headwise.model.block import Block
+from headwise.model.cache import KVCache
 from headwise.model.config import GPTConfig
 from headwise.model.norm import NORMS
 from headwise.model.position import POSITIONS
@@ -38,19 +40,50 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = choose("model.norm", config.norm, NORMS)(config.n_embd, config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tied_head:
-            self.head.weight = self.embedding.weight
+        self.tie()
         choose("model.init", config.init, INITS)(self)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids [B, T] -> logits [B, T, V]; those at position t speak of the token at t + 1."""
-        length, longest = ids.size(1), self.config.block_size
-        if length > longest:
-            raise ValueError(f"a sequence of {length} tokens is longer than block_size={longest}")
-        positions = torch.arange(length, device=ids.device)
+    @classmethod
+    def from_weights(cls, config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
+        """A float32 model with these weights, named as in state_dict(); quicker than loading them into a
+        model, for which random ones are drawn first."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.position = POSITIONS[config.position](config)  # its tables are not among the weights
+        model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
+        model.tie()
+        return model
+
+    def tie(self) -> None:
+        """Where the configuration says so, make the unembedding the embedding's own matrix."""
+        if self.config.tied_head:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor, padding: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Token ids [B, T] -> logits [B, T, V]; those at position t speak of the token at t + 1.
+
+        Where the sequences of a batch differ in length, the shorter ones have `padding` [B] tokens before their first,
+        which nobody sees and whose own logits mean nothing. With a `cache`, ids are the tokens after those it holds,
+        and it holds these too afterwards; give the same padding each time.
+        """
+        seen = cache.length if cache is not None else 0
+        total = seen + ids.size(1)
+        if total > self.config.block_size:
+            raise ValueError(f"a sequence of {total} tokens is longer than block_size={self.config.block_size}")
+        if cache is not None and total > cache.size:
+            raise ValueError(f"a sequence of {total} tokens is longer than the cache's size={cache.size}")
+        slots = torch.arange(total, device=ids.device)
+        positions, mask = slots[seen:], None  # no mask: the causal one
+        if padding is not None:
+            positions = (positions - padding[:, None]).clamp(min=0)  # [B, T]: each sequence's own first token is 0
+            mask = causal_mask(ids.size(1), total, ids.device) & (
+                slots >= padding[:, None, None, None]
+            )  # [B, 1, T, Tk]
         x = self.dropout(self.position.embed(self.embedding(ids), positions))  # [B, T, C]
-        for block in self.blocks:
-            x = block(x, self.position, positions)
+        for i, block in enumerate(self.blocks):
+            x = block(x, self.position, positions, mask, None if cache is None else cache.layer(i))
+        if cache is not None:
+            cache.length = total
         return self.head(self.norm(x))
 
     def n_parameters(self) -> int:

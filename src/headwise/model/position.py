@@ -1,12 +1,15 @@
-"""Where a token stands, by name: learned, rotary, none.
+"""Where a token stands, by name: learned, sinusoidal, rotary, none.
 
 A position has two chances to speak: `embed` adds to the token's embedding, once; `rotate` turns the queries
 and keys of every layer. Each kind uses one of them and leaves the other as it is.
 
-Dimensions: B batch, T tokens, H heads, C = n_embd, D = head width.
+Dimensions: B batch, T tokens, H heads, C = n_embd, D = head width. Positions are [T], or
+[B, T] where the sequences of a batch begin at different tokens.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +24,11 @@ class NoPosition(nn.Module):
         super().__init__()
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x [B, T, C] with positions [T] added to it."""
+        """Embeddings x [B, T, C] with their positions [T] or [B, T] added."""
         return x
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Queries or keys x [B, H, T, D] turned by their positions [T]."""
+        """Queries or keys x [B, H, T, D] turned by their positions [T] or [B, T]."""
         return x
 
 
@@ -38,6 +41,23 @@ class LearnedPosition(NoPosition):
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         return x + self.table(positions)
+
+
+class SinusoidalPosition(NoPosition):
+    """Waves of growing length, sine and cosine in turn, added to the embedding times sqrt(C), which brings the
+    embedding up to their size (Vaswani et al. 2017, sections 3.4 and 3.5). Nothing is learned."""
+
+    table: Tensor
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        even = torch.arange(0, config.n_embd, 2, dtype=torch.float64)  # 2i
+        angle = torch.outer(torch.arange(config.block_size, dtype=torch.float64), 10000.0 ** (-even / config.n_embd))
+        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[:, : config.n_embd]  # [T, C]
+        self.register_buffer("table", table.float(), persistent=False)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x * math.sqrt(x.size(-1)) + self.table[positions].to(x.dtype)
 
 
 class RotaryPosition(NoPosition):
@@ -56,9 +76,14 @@ class RotaryPosition(NoPosition):
         self.register_buffer("sin", angle.sin().float(), persistent=False)
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        cos, sin = self.cos[positions].to(x.dtype), self.sin[positions].to(x.dtype)  # [T, D/2]
+        cos, sin = (table[positions].to(x.dtype).unsqueeze(-3) for table in (self.cos, self.sin))  # [(B,) 1, T, D/2]
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-POSITIONS = {"learned": LearnedPosition, "rotary": RotaryPosition, "none": NoPosition}
+POSITIONS = {
+    "learned": LearnedPosition,
+    "sinusoidal": SinusoidalPosition,
+    "rotary": RotaryPosition,
+    "none": NoPosition,
+}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import sys
 import time
 import warnings
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint
+from headwise.checkpoint import Checkpoint
 from headwise.cli import say
 from headwise.config import TrainConfig, dotted_keys
 from headwise.data.datamodule import TextDataModule
 from headwise.data.packing import Packed, pack
 from headwise.data.text import SOURCES, read_text
 from headwise.errors import UserError, choose, require
-from headwise.files import CsvTable, write_text
-from headwise.inspection.plots import loss_curve
+from headwise.files import write_text
+from headwise.hf import open_model
 from headwise.inspection.recorder import OWN_PROBE_TOKENS, Recorder, own_probe
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
@@ -36,6 +35,7 @@ from headwise.training import callbacks, loggers
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
 from headwise.training.schedule import SCHEDULES
+from headwise.training.summary import git_commit, summarize, versions
 
 PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale that the optimizer does not undo
     "32-true": "float32",
@@ -43,6 +43,7 @@ PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale tha
     "bf16-true": "bfloat16",
     "64-true": "float64",
 }
+KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=classic or model=modern stands for
 # What a resumed run must have as it was, since its result depends on it.
 FIXED = (
     *("model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
@@ -84,7 +85,9 @@ def train(composed: DictConfig) -> dict:
     plain: Any = OmegaConf.to_container(composed, resolve=True)
     plain["run_dir"] = str(folder)
     resume_from = find_resume(config, folder)
-    packed = packed_text(config)
+    start = adopt(config, resume_from or config.init_from) if config.init_from else None
+    packed = packed_text(config, start)
+    plain["model"] = asdict(config.model)  # as it turned out
     if resume_from:
         saved = checkpoint.read(resume_from)
         refuse_another_run(saved, plain, packed.key, resume_from)
@@ -92,7 +95,7 @@ def train(composed: DictConfig) -> dict:
             say(f"{folder} has finished its {saved['global_step']} steps; raise trainer.max_steps to go on")
             return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     L.seed_everything(config.seed, verbose=False)
-    model = GPT(config.model)
+    model = start.model.train() if start else GPT(config.model)
     about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
     module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
     datamodule = TextDataModule(packed, config.model.block_size, config.data.batch_size, config.accumulate, config.seed)
@@ -122,17 +125,43 @@ def train(composed: DictConfig) -> dict:
     return summary
 
 
-def packed_text(config: TrainConfig) -> Packed:
-    """The run's text as tokens; the model's vocabulary becomes the tokenizer's."""
+def adopt(config: TrainConfig, where: str | Path) -> Checkpoint:
+    """The model to start from. `config` takes its kinds and sizes, all but the dropout and a shorter block_size; the
+    model keeps the weights that these use. Raises UserError for overrides that ask for another model."""
+    start = open_model(str(where), "init_from")
+    given = {override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task}
+    theirs = start.model.config
+    for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
+        raise UserError(f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")
+    for name in asdict(theirs):
+        before, after = getattr(config.model, name), getattr(theirs, name)
+        asked = f"model.{name}" in given or ("model" in given and name in KINDS)
+        if name == "block_size":
+            require(not asked or before <= after, f"model.block_size={before} is beyond the {after} of {where}")
+            setattr(config.model, name, min(before, after))
+        elif name not in ("dropout", "init"):
+            require(not asked or before == after, f"model.{name}={before} differs from {after} in init_from={where}")
+            setattr(config.model, name, after)
+    weights = start.model.state_dict()
+    if "position.table.weight" in weights:
+        weights["position.table.weight"] = weights["position.table.weight"][: config.model.block_size].clone()
+    start.model = GPT.from_weights(config.model, weights)
+    return start
+
+
+def packed_text(config: TrainConfig, start: Checkpoint | None) -> Packed:
+    """The run's text as tokens, of the tokenizer of the model to start from if there is one; the model's vocabulary
+    becomes the tokenizer's."""
     data = config.data
     text = read_text(data.source, data.path, data.val_path, data.val_fraction)
-    packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir)
+    tokenizer = start.tokenizer if start else None
+    packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir, tokenizer)
     size = packed.tokenizer.vocab_size
+    config.model.vocab_size = config.model.vocab_size or size
     require(
-        config.model.vocab_size in (0, size),
-        f"model.vocab_size={config.model.vocab_size} differs from the tokenizer's {size}; leave it out",
+        config.model.vocab_size >= size,
+        f"model.vocab_size={config.model.vocab_size} is below the tokenizer's {size}; leave it out",
     )
-    config.model.vocab_size = size
     return packed
 
 
@@ -212,68 +241,3 @@ def make_trainer(config: TrainConfig, watchers: list, logger: Logger | None) -> 
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
     require(trainer.world_size == 1, f"trainer.devices={config.trainer.devices}: one device is supported so far")
     return trainer
-
-
-def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: float) -> dict:
-    """What the run came to, read from what it has written, and its loss curve."""
-    rows = CsvTable(folder / "metrics.csv", callbacks.METRICS).rows()
-    loss_curve(rows, folder / "loss.png")
-    validated = [row for row in rows if row["val_loss"]]
-    best = min(validated, key=lambda row: float(row["val_loss"]))
-    steps, tokens, trained = int(rows[-1]["step"]), int(rows[-1]["tokens"]), float(rows[-1]["seconds"])
-    maps = sorted((folder / "attention").glob("maps_*_step_*.png"))
-    newest = max((file.stem[-6:] for file in maps), default="")
-    samples = callbacks.read_samples(folder / "samples.txt")
-    return {
-        "val_loss": float(best["val_loss"]),
-        "last_val_loss": float(validated[-1]["val_loss"]),
-        "val_bits_per_byte": float(best["val_bits_per_byte"]),
-        "best_step": int(best["step"]),
-        "steps": steps,
-        "train_tokens": tokens,
-        "parameters": parameters,
-        "wall_seconds": round(seconds, 2),  # of this process
-        "train_seconds": trained,  # of all, resumed parts included
-        "tokens_per_second": round(tokens / trained, 1),
-        "threads": torch.get_num_threads(),
-        "run_dir": str(folder),
-        "overrides": list(HydraConfig.get().overrides.task),
-        "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
-        "attention": [str(file) for file in maps if file.stem.endswith(newest)],
-        "sample": samples[max(samples)].rstrip("\n") if samples else "",
-        "wandb": wandb_run,
-        "versions": versions(),
-        "git_commit": git_commit(),
-    }
-
-
-def report(summary: dict) -> str:
-    """The summary as a person reads it at the end of a run."""
-    lines = [f"overrides        {' '.join(summary['overrides'])}"] if summary["overrides"] else []
-    lines += [
-        f"validation loss  {summary['val_loss']:.4f} nats per token, {summary['val_bits_per_byte']:.4f} bits per byte "
-        f"(whole split, best of the run: step {summary['best_step']} of {summary['steps']})",
-        f"time             {summary['wall_seconds']:.0f} s, {summary['tokens_per_second']:,.0f} tokens per second",
-    ]
-    if summary["sample"]:
-        lines += ["sample", *(f"    {line}" for line in summary["sample"].splitlines())]
-    lines += [f"attention maps   {path}" for path in summary["attention"]]
-    lines += [f"W&B              {summary['wandb']}"] if summary["wandb"] else []
-    lines += [f"loss curve       {summary['run_dir']}/loss.png", f"checkpoint       {summary['checkpoint']}"]
-    return "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    """The versions that made the result."""
-    names = ("headwise", "torch", "lightning", "tokenizers", "numpy")
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, or None outside a git checkout."""
-    here = Path(__file__).parent
-    try:
-        result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return result.stdout.strip() or None

@@ -1,0 +1,32 @@
+"""Write a trained model as a Hugging Face folder: python scripts/export.py --output DIR; --help lists every flag."""
+
+import argparse
+from pathlib import Path
+
+from headwise.cli import Parser, run, say
+
+
+def parser() -> Parser:
+    """The flags."""
+    flags = Parser(description="Write a trained model as a folder that transformers opens.")
+    add = flags.add_argument
+    add(
+        "--checkpoint",
+        metavar="PATH",
+        help="a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best",
+    )
+    add("--output", required=True, metavar="DIR", help="the folder to make; it must not be there yet, or be empty")
+    return flags
+
+
+def main(flags: argparse.Namespace) -> None:
+    from headwise.hf import export, open_model
+
+    checkpoint = open_model(flags.checkpoint)
+    say(str(checkpoint.path))
+    export(checkpoint, Path(flags.output))
+    print(flags.output)
+
+
+if __name__ == "__main__":
+    run(main, parser())

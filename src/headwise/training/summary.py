@@ -1,0 +1,80 @@
+"""What a run came to: summary.json, and the lines that a person reads at its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+
+from headwise.files import CsvTable
+from headwise.inspection.plots import loss_curve
+from headwise.training import callbacks
+
+
+def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: float) -> dict:
+    """What the run came to, read from what it has written, and its loss curve."""
+    rows = CsvTable(folder / "metrics.csv", callbacks.METRICS).rows()
+    loss_curve(rows, folder / "loss.png")
+    validated = [row for row in rows if row["val_loss"]]
+    best = min(validated, key=lambda row: float(row["val_loss"]))
+    steps, tokens, trained = int(rows[-1]["step"]), int(rows[-1]["tokens"]), float(rows[-1]["seconds"])
+    maps = sorted((folder / "attention").glob("maps_*_step_*.png"))
+    newest = max((file.stem[-6:] for file in maps), default="")
+    samples = callbacks.read_samples(folder / "samples.txt")
+    return {
+        "val_loss": float(best["val_loss"]),
+        "last_val_loss": float(validated[-1]["val_loss"]),
+        "val_bits_per_byte": float(best["val_bits_per_byte"]),
+        "best_step": int(best["step"]),
+        "steps": steps,
+        "train_tokens": tokens,
+        "parameters": parameters,
+        "wall_seconds": round(seconds, 2),  # of this process
+        "train_seconds": trained,  # of all, resumed parts included
+        "tokens_per_second": round(tokens / trained, 1),
+        "threads": torch.get_num_threads(),
+        "run_dir": str(folder),
+        "overrides": list(HydraConfig.get().overrides.task),
+        "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
+        "attention": [str(file) for file in maps if file.stem.endswith(newest)],
+        "sample": samples[max(samples)].rstrip("\n") if samples else "",
+        "wandb": wandb_run,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def report(summary: dict) -> str:
+    """The summary as a person reads it at the end of a run."""
+    lines = [f"overrides        {' '.join(summary['overrides'])}"] if summary["overrides"] else []
+    lines += [
+        f"validation loss  {summary['val_loss']:.4f} nats per token, {summary['val_bits_per_byte']:.4f} bits per byte "
+        f"(whole split, best of the run: step {summary['best_step']} of {summary['steps']})",
+        f"time             {summary['wall_seconds']:.0f} s, {summary['tokens_per_second']:,.0f} tokens per second",
+    ]
+    if summary["sample"]:
+        lines += ["sample", *(f"    {line}" for line in summary["sample"].splitlines())]
+    lines += [f"attention maps   {path}" for path in summary["attention"]]
+    lines += [f"W&B              {summary['wandb']}"] if summary["wandb"] else []
+    lines += [f"loss curve       {summary['run_dir']}/loss.png", f"checkpoint       {summary['checkpoint']}"]
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """The versions that made the result."""
+    names = ("headwise", "torch", "lightning", "tokenizers", "numpy")
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, or None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return result.stdout.strip() or None

@@ -1,0 +1,68 @@
+"""The key/value cache changes nothing but the work."""
+
+import pytest
+import torch
+
+from headwise.model.cache import KVCache
+from headwise.model.gpt import GPT
+from tests.small import small_model
+
+V, T = 23, 13
+KINDS = [
+    {"position": position, "attention": attention, "n_kv_head": groups}
+    for position in ("learned", "sinusoidal", "rotary", "none")
+    for attention, groups in (("softmax", 3), ("softmax", 1), ("relu", 1))
+]
+
+
+def model_of(kinds) -> GPT:
+    model = small_model("modern", V, **kinds)
+    for p in model.parameters():
+        p.data = torch.randn_like(p) * 0.2 + 0.05
+    return model
+
+
+@pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: "-".join(map(str, kinds.values())))
+@pytest.mark.parametrize("chunks", [[T], [1] * T, [7, 1, 5], [2, 11]])
+@torch.no_grad()
+def test_cached_and_uncached_logits_agree(kinds, chunks):
+    model, ids = model_of(kinds), torch.randint(V, (2, T))
+    cache = KVCache(model.config, batch=2, size=17)
+    cached = torch.cat([model(part, cache=cache) for part in ids.split(chunks, dim=1)], dim=1)
+    assert torch.allclose(cached, model(ids), atol=1e-5)
+    assert cache.length == T
+
+
+@pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: "-".join(map(str, kinds.values())))
+@torch.no_grad()
+def test_prompts_of_different_lengths_go_on_as_each_would_alone(kinds):
+    model, ids = model_of(kinds), torch.randint(V, (3, T))
+    padding = torch.tensor([0, 6, 3])
+    cache = KVCache(model.config, batch=3)
+    cached = torch.cat([model(part, padding, cache) for part in ids.split([8, 1, 1, 3], dim=1)], dim=1)
+    for row, pad, logits in zip(ids, padding, cached, strict=True):
+        assert torch.allclose(logits[pad:], model(row[None, pad:])[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_memory_is_reserved_once_and_only_for_key_and_value_heads():
+    model = model_of({"n_kv_head": 1})
+    cache = KVCache(model.config, batch=2, size=17)
+    assert cache.keys.shape == cache.values.shape == (2, 2, 1, 17, 6)
+    places = cache.keys.data_ptr(), cache.values.data_ptr()
+    for part in torch.randint(V, (2, T)).split(1, dim=1):
+        model(part, cache=cache)
+    assert (cache.keys.data_ptr(), cache.values.data_ptr()) == places
+
+
+@torch.no_grad()
+def test_earlier_keys_and_values_stay_as_they_were():
+    model, ids = model_of({}), torch.randint(V, (1, T))
+    cache = KVCache(model.config, batch=1)
+    model(ids[:, :9], cache=cache)
+    before = cache.keys[..., :9, :].clone(), cache.values[..., :9, :].clone()
+    model(ids[:, 9:], cache=cache)
+    assert torch.equal(cache.keys[..., :9, :], before[0])
+    assert torch.equal(cache.values[..., :9, :], before[1])
+    assert cache.keys[..., 9:T, :].all()
+    assert not cache.keys[..., T:, :].any()
