@@ -3,17 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup train test lint bench clean
+.PHONY: help setup train test test-slow lint bench clean
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 setup: .venv/dev  ## make .venv with everything that training and development need
 
 train: .venv/run  ## train the quickstart; make train ARGS="data=files data.path=my.txt" for your own text
 	$(BIN)/python scripts/train.py $(ARGS)
 
-test: .venv/dev  ## run the tests (about four minutes); make test ARGS="-k attention" for some of them
-	$(BIN)/pytest $(ARGS)
+test: .venv/dev  ## run the tests (about five minutes); make test ARGS="-k attention" for some of them
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-slow: .venv/dev  ## run the tests that take minutes each
+	$(BIN)/pytest -m slow $(ARGS)
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .

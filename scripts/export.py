@@ -1,7 +1,6 @@
 """Write a trained model as a Hugging Face folder: python scripts/export.py --output DIR; --help lists every flag."""
 
 import argparse
-from pathlib import Path
 
 from headwise.cli import Parser, run, say
 
@@ -20,11 +19,12 @@ def parser() -> Parser:
 
 
 def main(flags: argparse.Namespace) -> None:
+    from headwise.files import path_of
     from headwise.hf import export, open_model
 
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
-    export(checkpoint, Path(flags.output))
+    export(checkpoint, path_of(flags.output, "--output").resolve())
     print(flags.output)
 
 

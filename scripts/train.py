@@ -26,7 +26,9 @@ def main(config: DictConfig) -> None:
     from headwise.training.run import train
     from headwise.training.summary import report
 
-    print(report(train(config)))
+    summary = train(config)
+    if summary:
+        print(report(summary))
 
 
 if __name__ == "__main__":

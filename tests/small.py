@@ -28,6 +28,14 @@ def small_model(preset="modern", vocab_size=23, **changes):
     return GPT(GPTConfig(vocab_size=vocab_size, **PRESETS[preset] | {"init": "gpt2"} | sizes)).eval()
 
 
+def randomize(model):
+    """Values that a mistake cannot hide behind: no zeros, no ones, nothing symmetric. The model, in eval mode."""
+    torch.manual_seed(1)
+    for p in model.parameters():
+        p.data = torch.randn_like(p) * 0.2 + 0.05
+    return model.eval()
+
+
 def small_tokenizer():
     return train_tokenizer("char", TEXT)
 

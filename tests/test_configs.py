@@ -50,7 +50,7 @@ def test_every_choice_composes_and_builds(choice, tmp_path):
     model = GPT(config.model)
     make_optimizer(model, config.optimizer)
     assert multiplier(config.schedule.warmup_steps, config.schedule, config.trainer.max_steps) == 1.0
-    assert make_callbacks(config, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path))
+    assert make_callbacks(config, 1, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path), peak=1.0)
 
 
 @pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))

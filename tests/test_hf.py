@@ -19,19 +19,11 @@ from headwise.errors import UserError
 from headwise.generation import generate
 from headwise.hf import export, layout_of, open_model, read_folder, to_theirs
 from headwise.model.gpt import next_token_loss
-from headwise.tokenizer import END_OF_TEXT, train_tokenizer
-from tests.small import TEXT, script_here, small_model, train
+from headwise.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
+from tests.small import TEXT, randomize, script_here, small_model, train
 
 V, T = 53, 13
 SIZES = {"classic": {"n_embd": 35, "n_head": 5}, "modern": {"n_embd": 35, "n_head": 6, "n_kv_head": 2, "head_dim": 10}}
-
-
-def randomize(model):
-    """Values that a mistake cannot hide behind: no zeros, no ones, nothing symmetric."""
-    torch.manual_seed(1)
-    for p in model.parameters():
-        p.data = torch.randn_like(p) * 0.2 + 0.05
-    return model.eval()
 
 
 def gpt2(**changes):
@@ -84,6 +76,18 @@ def test_an_imported_model_has_their_logits_and_gradients(kind, tmp_path):
     for name, p in theirs.named_parameters():
         assert torch.allclose(grads.pop(name), p.grad, atol=1e-4), name
     assert not grads
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_weights_in_bfloat16_and_in_shards_are_read_as_float32(kind, tmp_path):
+    theirs = THEIRS[kind]().to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    (tmp_path / "tokenizer.json").write_text(train_tokenizer("char", "abc").to_json())
+    ours, ids = read_folder(tmp_path).model, torch.randint(V, (2, T))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)  # .float() would keep coarse rotations
+    assert {p.dtype for p in ours.parameters()} == {torch.float32}
+    assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", THEIRS)
@@ -174,7 +178,7 @@ def test_a_tokenizer_with_an_end_of_text_names_it_in_the_export(tmp_path):
     [
         ({"attention": "relu"}, "gpt2 needs model.attention=softmax, not relu"),
         ({"position": "sinusoidal"}, "gpt2 needs model.position=learned, not sinusoidal"),
-        ({"n_kv_head": 1}, "gpt2 needs as many key/value heads as heads"),
+        ({"n_kv_head": 1}, "gpt2 needs model.n_kv_head=5, not 1"),
         ({"mlp": "none"}, "qwen3 needs .* model.mlp=swiglu, not none"),
     ],
 )
@@ -187,7 +191,7 @@ def test_what_no_layout_can_hold_is_refused_and_nothing_is_written(changes, lack
 def test_an_export_does_not_write_over_what_is_there(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("precious")
-    with pytest.raises(UserError, match="mine is there already"):
+    with pytest.raises(UserError, match="mine is there already; give a folder"):
         export(checkpoint("modern", tmp_path), tmp_path / "mine")
     assert (tmp_path / "mine/file").read_text() == "precious"
 
@@ -219,7 +223,14 @@ def lose_a_tensor(folder):
         (break_config(activation_function="relu"), "activation_function=relu is not supported, only gelu_new"),
         (break_config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True is not supported"),
         (break_config(n_embd="gone"), "config.json lacks n_embd"),
-        (break_config(n_embd="wide"), "n_embd='wide' is not a number"),
+        (break_config(n_embd="wide"), "n_embd='wide' is not int"),
+        (break_config(n_head=None), "n_head=None is not int"),
+        (break_config(n_layer=3.0), "n_layer=3.0 is not int"),
+        (break_config(n_layer=2), "the weights hold transformer.h.2.*, which config.json knows nothing of"),
+        (break_config(rope_scaling={"type": "yarn"}), "rope_type=yarn is not supported"),
+        (break_config(rope_scaling="abc"), "rope_parameters='abc' is not an object"),
+        (break_config(quantization_config={"bits": 4}), "quantization_config=.* is not supported"),
+        (break_config(vocab_size=V - 1), f"its tokenizer has {V} tokens, its model only {V - 1}"),
         (break_config(n_head=4), "n_embd=35 is not divisible by n_head=4"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "there is no tokenizer.json"),
@@ -250,7 +261,7 @@ def test_rope_of_a_qwen3_is_read_as_both_generations_of_transformers_write_it(tm
 
 def test_gpt2s_first_files_are_read_too(tmp_path):
     """Without the prefix and with the masks, as OpenAI's are; the vocabulary and its merges in files of their own."""
-    theirs = gpt2()
+    theirs = gpt2(vocab_size=307)
     expected = read_folder(saved(theirs, tmp_path)).model
     tensors = load_file(tmp_path / "model.safetensors")
     old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
@@ -275,6 +286,7 @@ def test_a_hub_name_is_read_from_the_copy_on_this_machine(tmp_path, monkeypatch)
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     home = tmp_path / "models--someone--tiny"
     (home / "refs").mkdir(parents=True)
     (home / "refs/main").write_text("abc123")
@@ -283,6 +295,9 @@ def test_a_hub_name_is_read_from_the_copy_on_this_machine(tmp_path, monkeypatch)
     saved(theirs, home / "snapshots/abc123")
     ids = torch.randint(V, (2, T))
     assert torch.allclose(open_model("someone/tiny").model(ids), theirs(ids).logits, atol=1e-5)
+    (home / "snapshots/abc123/model.safetensors").unlink()  # as another program might leave it
+    with pytest.raises(UserError, match=r"checkpoint=someone/tiny: there is no \.safetensors file"):
+        open_model("someone/tiny")
     with pytest.raises(UserError, match="init_from=someone/else is neither here nor to be had from the Hub"):
         open_model("someone/else", "init_from")
 
@@ -302,7 +317,8 @@ def test_a_trained_run_is_exported_by_the_script_with_a_card_that_says_what_it_i
     assert script_here("generate", "--checkpoint", "run", *flags, cwd=tmp_path).stdout == said + "\n"
     assert script_here("generate", "--checkpoint", "out", *flags, cwd=tmp_path).stdout == said + "\n"
     again = script_here("export", "--checkpoint", "run", "--output", "out", cwd=tmp_path, ok=False)
-    assert (again.returncode, again.stderr.splitlines()[-1]) == (2, "error: out is there already")
+    assert again.returncode == 2
+    assert again.stderr.splitlines()[-1].startswith(f"error: output={tmp_path}/out is there already; give")
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +355,21 @@ def test_training_goes_on_from_an_imported_model(start, tmp_path):
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 4
 
 
+def test_an_exported_place_that_cannot_be_is_one_line(tmp_path):
+    train(tmp_path, "run", "trainer.max_steps=1", "trainer.val_check_interval=1")
+    (tmp_path / "file").write_text("")
+    done = script_here("export", "--checkpoint", "run", "--output", "file/sub", cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2  # the checkpoint's name, and the error
+
+
+def test_truncation_and_padding_of_an_imported_tokenizer_do_not_reach_our_text(tmp_path):
+    tokenizer = train_tokenizer("bpe", TEXT, 300)
+    tokenizer.backend.enable_truncation(5)
+    tokenizer.backend.enable_padding(length=9)
+    assert len(Tokenizer.from_json(tokenizer.to_json()).encode(TEXT)) > 100
+
+
 def test_training_goes_on_from_a_run_of_ours(tmp_path):
     train(tmp_path, "first", "trainer.max_steps=2", "trainer.val_check_interval=2")
     (tmp_path / "text.txt").write_text(TEXT)
@@ -354,7 +385,9 @@ def test_training_goes_on_from_a_run_of_ours(tmp_path):
         ("model=modern", "model.position=rotary differs from learned in init_from="),
         ("model.block_size=99", "model.block_size=99 is beyond the 83 of "),
         ("tokenizer=char", "tokenizer: the model of init_from="),
-        ("init_from=nowhere/at/all", "checkpoint=nowhere/at/all does not exist"),
+        ("init_from=nowhere/at/all", "init_from=nowhere/at/all does not exist"),
+        ("init_from=", "init_from= names nothing"),
+        ("model.init=gpt2", "model.init=gpt2 means nothing with init_from="),
     ],
 )
 def test_overrides_that_ask_for_another_model_are_refused(start, tmp_path, override, message):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOMS = """
-errors cli files model tokenizer checkpoint hf data generation inspection config training launch scripts
+errors cli files model tokenizer checkpoint hf data generation evaluation inspection config training launch scripts
 """.split()  # noqa: SIM905
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src/headwise").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])

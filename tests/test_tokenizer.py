@@ -77,3 +77,9 @@ def test_pieces_join_to_the_text_and_end_at_lines():
     assert "".join(parts) == text
     assert parts[0].endswith("\n")
     assert max(map(len, parts)) <= PIECE
+
+
+def test_a_stream_that_ends_inside_a_character_says_what_came():
+    tokenizer = train_tokenizer("bpe", "abc", 256)
+    ids = tokenizer.encode("a\u00e9")[:-1]  # the first of two bytes
+    assert "".join(tokenizer.stream(ids)) == tokenizer.decode(ids) == "a\ufffd"

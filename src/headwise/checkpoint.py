@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from headwise.errors import UserError, require
+from headwise.files import path_of
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
@@ -56,19 +57,20 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
     return Checkpoint(path, model.to(device).eval(), Tokenizer.from_json(ours["tokenizer"]), ours["about"])
 
 
-def find(where: str | None = None, runs: str = "runs") -> Path:
+def find(where: str | None = None, runs: str = "runs", key: str = "checkpoint") -> Path:
     """The checkpoint file meant by `where`: a .ckpt file, a run's folder (its best checkpoint, else its last), or
-    None for the newest run under `runs`."""
+    None for the newest run under `runs`. `key` is where the user wrote it."""
     if where is None:
         found = sorted(Path(runs).rglob("checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
         require(bool(found), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
         return find(str(found[-1].parent.parent))
-    path = Path(where).expanduser()
+    path = path_of(where, key)
     if path.is_file():
         return path
-    require(path.exists(), f"checkpoint={where} does not exist; give a run's folder or a .ckpt file")
+    right = "give a run's folder, a .ckpt file or a Hugging Face folder"
+    require(bool(where) and path.exists(), f"{key}={where} does not exist; {right}")
     for name in ("best.ckpt", "last.ckpt"):
         for folder in (path / "checkpoints", path):
             if (folder / name).is_file():
                 return folder / name
-    raise UserError(f"checkpoint={where} is a folder without checkpoints/best.ckpt or last.ckpt")
+    raise UserError(f"{key}={where} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {right}")

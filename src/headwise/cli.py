@@ -44,3 +44,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a place that cannot be read or written
+        if not error.filename:
+            raise
+        fail(f"{error.filename}: {error.strerror}")

@@ -24,30 +24,36 @@ class TokenizerConfig:
 
 @dataclass
 class DataConfig:
-    source: str = "python_docs"  # python_docs, files
+    source: str = "python_docs"  # python_docs, files, repeats
     path: str | None = None  # for files: a .txt file, a folder of them, or a glob
     val_path: str | None = None  # validate on this text instead of holding out a part
     val_fraction: float = 0.1  # the text's last part, held out for validation
     batch_size: int = 32  # windows for each forward pass
-    global_batch_size: int | None = None  # windows for each optimizer step; null: batch_size
+    global_batch_size: int | None = None  # windows for each optimizer step; null: batch_size x devices
+    val_tokens: int | None = None  # validate on so many tokens while training; null: the whole split
     cache_dir: str = "data/cache"  # packed tokens, reused
 
 
 @dataclass
 class OptimizerConfig:
-    kind: str = "adamw"
-    lr: float = 1e-3
+    kind: str = "adamw"  # adamw, muon
+    lr: float = 1e-3  # AdamW's
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.1
+    muon_lr: float = 0.02  # of the matrices inside the blocks, with kind=muon
+    muon_momentum: float = 0.95
+    muon_weight_decay: float = 0.0
+    muon_iterations: int = 5  # of Newton and Schulz
 
 
 @dataclass
 class ScheduleConfig:
-    kind: str = "cosine"  # cosine, constant
+    kind: str = "cosine"  # cosine, linear, wsd, constant
     warmup_steps: int = 100
-    min_lr_ratio: float = 0.1  # the last step's rate, as a part of optimizer.lr
+    min_lr_ratio: float = 0.1  # the last step's rates, as a part of the optimizer's
+    decay_fraction: float = 0.2  # for wsd: the last part of the run, in which the rates fall
 
 
 @dataclass
@@ -60,7 +66,7 @@ class TrainerConfig:
     devices: Any = 1
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: str = "32-true"  # 32-true, bf16-mixed, bf16-true, 64-true
+    precision: str = "auto"  # auto, 32-true, bf16-mixed, bf16-true, 64-true
     val_check_interval: int = 250
     log_every_n_steps: int = 10
     gradient_clip_val: float | None = 1.0
@@ -91,6 +97,11 @@ class CheckpointConfig:
 
 
 @dataclass
+class EarlyStoppingConfig:
+    patience: int | None = None  # stop after so many validations without a new best; null: never
+
+
+@dataclass
 class SamplesConfig:
     every_n_steps: int | None = 250  # null: no samples
     tokens: int = 200
@@ -103,6 +114,7 @@ class CallbacksConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
 
 
 @dataclass
@@ -119,6 +131,8 @@ class TrainConfig:
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     seed: int = 1337
     threads: int | None = None  # CPU threads; null: torch's choice
+    compile: Any = "auto"  # auto (where the run is long enough to repay it), true, false
+    estimate: bool = False  # say what the run will take, and stop
     init_from: str | None = None  # start from this model: a run, a .ckpt file, a Hugging Face folder or Hub name
     resume: str | None = None  # auto, a run's folder or a checkpoint
     run_dir: str = "???"
@@ -127,40 +141,42 @@ class TrainConfig:
         """Raise UserError for a number out of its range. The tables of kinds are checked where they live."""
         self.model.validate()
         for key in (
-            *("data.batch_size", "data.global_batch_size", "threads", "trainer.max_steps"),
+            *("data.batch_size", "data.global_batch_size", "threads", "trainer.max_steps", "optimizer.muon_iterations"),
             *("trainer.val_check_interval", "trainer.log_every_n_steps", "callbacks.attention.every_n_steps"),
-            *("callbacks.checkpoint.every_n_steps", "callbacks.samples.every_n_steps"),
+            *("callbacks.checkpoint.every_n_steps", "callbacks.samples.every_n_steps", "data.val_tokens"),
+            "callbacks.early_stopping.patience",
         ):
             self.check(key, lambda value: value >= 1, "must be at least 1")
         for key in (
-            *("optimizer.weight_decay", "schedule.warmup_steps"),
+            *("optimizer.weight_decay", "optimizer.muon_weight_decay", "schedule.warmup_steps"),
             *("callbacks.samples.tokens", "callbacks.samples.temperature"),
         ):
             self.check(key, lambda value: value >= 0, "must be at least 0")
+        self.check("init_from", lambda value: value.strip(), "names nothing; give a model, or leave it out")
         self.check("seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
         self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
-        for key in ("optimizer.lr", "optimizer.eps", "trainer.gradient_clip_val"):
+        for key in ("optimizer.lr", "optimizer.muon_lr", "optimizer.eps", "trainer.gradient_clip_val"):
             self.check(key, lambda value: value > 0, "must be above 0")
-        for key in ("optimizer.beta1", "optimizer.beta2"):
+        for key in ("optimizer.beta1", "optimizer.beta2", "optimizer.muon_momentum"):
             self.check(key, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+        self.check("schedule.decay_fraction", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
         self.check("schedule.min_lr_ratio", lambda value: 0 <= value <= 1, "must lie between 0 and 1")
-        batch = self.data.batch_size
-        self.check("data.global_batch_size", lambda n: n % batch == 0, f"is not divisible by data.batch_size={batch}")
 
     def check(self, key: str, right: Callable[[Any], bool], rule: str) -> None:
         """Raise UserError naming the key, its value and the rule, unless the value is null or right."""
         value = attrgetter(key)(self)
         require(value is None or right(value), f"{key}={value} {rule}")
 
-    @property
-    def global_batch_size(self) -> int:
-        """Windows for each optimizer step."""
-        return self.data.global_batch_size or self.data.batch_size
+    def global_batch(self, devices: int) -> int:
+        """Windows for each optimizer step, over all devices."""
+        return self.data.global_batch_size or self.data.batch_size * devices
 
-    @property
-    def accumulate(self) -> int:
-        """Forward passes for each optimizer step."""
-        return self.global_batch_size // self.data.batch_size
+    def accumulate(self, devices: int) -> int:
+        """Forward passes of each device for each optimizer step. Raises UserError if the batches do not divide."""
+        whole, part = self.global_batch(devices), self.data.batch_size * devices
+        each = f"data.batch_size={self.data.batch_size}" + (f" x {devices} devices" if devices > 1 else "")
+        require(whole % part == 0, f"data.global_batch_size={whole} is not divisible by {each}")
+        return whole // part
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -10,6 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from headwise.errors import UserError
+
+
+def path_of(text: str, key: str) -> Path:
+    """A path as a user wrote it, ~ included. `key` is where."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={text}: {error}") from error
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:

@@ -49,7 +49,7 @@ def generate(
     """
     require(len(ids) > 0, "the prompt is empty; give at least one character")
     require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} must be at least 0")
-    require(temperature >= 0, f"temperature={temperature} must be at least 0")
+    require(0 <= temperature < math.inf, f"temperature={temperature} must be a number of at least 0")
     require(top_k is None or top_k >= 1, f"top_k={top_k} must be at least 1")
     require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
     return decode(model, list(ids), max_new_tokens, temperature, top_k, torch.Generator().manual_seed(seed))

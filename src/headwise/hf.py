@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from headwise import checkpoint as native
 from headwise.checkpoint import Checkpoint
 from headwise.cli import say
 from headwise.errors import UserError, require
-from headwise.files import whole_folder, write_text
+from headwise.files import path_of, whole_folder, write_text
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import END_OF_TEXT, Tokenizer
@@ -134,21 +134,35 @@ LAYOUTS = {
 }
 
 
+# What a value of config.json may be, by the type of GPTConfig's own.
+TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (float, int),
+    "bool": (bool,),
+    "str": (str,),
+}
+
+
 def read_config(theirs: dict) -> tuple[GPTConfig, Layout]:
     """GPTConfig and layout of a config.json. Raises UserError for what we have not."""
     kind = str(theirs.get("model_type"))
     require(kind in LAYOUTS, f"config.json: model_type={kind} cannot be read; {' and '.join(LAYOUTS)} can")
     layout = LAYOUTS[kind]
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # transformers 5; before it
-    theirs = layout.defaults | theirs | {k: v for k, v in rope.items() if k == "rope_theta"}
-    fixed = layout.fixed | {"rope_type": ("default",)}
-    for name, allowed in fixed.items():
-        value = {**theirs, **rope}.get(name, allowed[0])
+    require(isinstance(rope, dict), f"config.json: rope_parameters={rope!r} is not an object")
+    theirs = {**layout.defaults, **theirs, **rope}
+    theirs["rope_type"] = theirs.get("rope_type", rope.get("type", "default"))
+    theirs["layer_types"] = sorted(set(theirs.get("layer_types") or ["full_attention"]))
+    common = {"rope_type": ("default",), "quantization_config": (None,), "layer_types": (["full_attention"],)}
+    for name, allowed in {**layout.fixed, **common}.items():
+        value = theirs.get(name, allowed[0])
         require(value in allowed, f"config.json: {name}={value} is not supported, only {allowed[0]}")
-    for name in layout.sizes.values():
+    types = {field.name: TYPES[str(field.type)] for field in fields(GPTConfig)}
+    for ours, name in layout.sizes.items():
         require(name in theirs, f"config.json lacks {name}")
-        value = theirs[name]
-        require(value is None or isinstance(value, int | float), f"config.json: {name}={value!r} is not a number")
+        right = type(theirs[name]) in types[ours]
+        require(right, f"config.json: {name}={theirs[name]!r} is not {' or '.join(t.__name__ for t in types[ours])}")
     config = GPTConfig(**layout.kinds, **{ours: theirs[name] for ours, name in layout.sizes.items()})
     config.validate()
     return config, layout
@@ -178,8 +192,10 @@ def layout_of(config: GPTConfig) -> Layout:
     lacks = {}
     for name, layout in LAYOUTS.items():
         wrong = [f"model.{k}={v}, not {getattr(config, k)}" for k, v in layout.kinds.items() if getattr(config, k) != v]
-        if name == "gpt2" and (config.kv_heads != config.n_head or config.head_width * config.n_head != config.n_embd):
-            wrong.append("as many key/value heads as heads, together as wide as n_embd")
+        if name == "gpt2" and config.kv_heads != config.n_head:
+            wrong.append(f"model.n_kv_head={config.n_head}, not {config.kv_heads}")
+        if name == "gpt2" and config.head_width * config.n_head != config.n_embd:
+            wrong.append(f"model.head_dim x model.n_head={config.n_embd}, not {config.head_width * config.n_head}")
         if not wrong:
             return layout
         lacks[name] = f"{name} needs {' and '.join(wrong)}"
@@ -194,7 +210,7 @@ def their_names(name: str, layout: Layout) -> list[str]:
     return [f"{theirs.format(layer and layer[0])}.{kind}" for theirs in layout.modules[template]]
 
 
-def is_turned(name: str, value: Tensor) -> bool:
+def is_transposed(name: str, value: Tensor) -> bool:
     """Whether `transformers` keeps this matrix as [in, out]: those of GPT-2's Conv1D, c_attn, c_proj and c_fc."""
     return ".c_" in name and value.dim() == 2
 
@@ -209,7 +225,7 @@ def to_theirs(ours: dict[str, Tensor], config: GPTConfig, layout: Layout) -> dic
         names = their_names(name, layout)
         sizes = [config.n_head * width, groups * width, groups * width] if len(names) > 1 else [len(value)]
         for their_name, part in zip(names, value.split(sizes), strict=True):
-            theirs[their_name] = (part.T if is_turned(their_name, part) else part).contiguous()
+            theirs[their_name] = (part.T if is_transposed(their_name, part) else part).contiguous()
     return theirs
 
 
@@ -225,34 +241,40 @@ def from_theirs(theirs: dict[str, Tensor], config: GPTConfig, layout: Layout) ->
         names = their_names(name, layout)
         for their_name in names:
             require(their_name in theirs, f"the weights lack {their_name}, which config.json asks for")
-        parts = [theirs[n].T if is_turned(n, theirs[n]) else theirs[n] for n in names]
+        parts = [theirs[n].T if is_transposed(n, theirs[n]) else theirs[n] for n in names]
         ours[name] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
         shapes = list(ours[name].shape), list(like.shape)
         require(shapes[0] == shapes[1], f"{' + '.join(names)} has shape {shapes[0]}; config.json makes it {shapes[1]}")
+    known = {n for name in expected for n in their_names(name, layout)}
+    left = [name for name in theirs if name not in known and not re.search(r"\.(attn\.(masked_)?bias|inv_freq)$", name)]
+    require(not left, f"the weights hold {next(iter(left), None)}, which config.json knows nothing of")
     return ours
 
 
 def open_model(where: str | None, key: str = "checkpoint") -> Checkpoint:
     """The model that `where` means, in eval mode: a run's folder, a .ckpt file, a Hugging Face folder, or the Hub's
     name of one; None is the newest run. `key` is where the user wrote it."""
-    path = Path(where or "").expanduser()
-    if where and not path.exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and path.suffix != ".ckpt":
+    path = path_of(where or "", key)
+    name = where and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and path.suffix != ".ckpt"
+    if where and name and not path.exists() and not Path(path.parts[0]).is_dir():
         path = fetch(where, key)
     if where and (path / "config.json").is_file():
         try:
             return read_folder(path)
         except UserError as error:
             raise UserError(f"{key}={where}: {error}") from error
-    return native.load(native.find(where))
+    return native.load(native.find(where, key=key))
 
 
 def fetch(name: str, key: str) -> Path:
     """The folder of a model of the Hub: the copy that is on this machine, or else it is fetched."""
     from huggingface_hub import snapshot_download
 
-    wanted = ["config.json", "*.safetensors", "tokenizer.json", "vocab.json", "merges.txt"]
+    wanted = ["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        if is_complete(folder):
+            return folder
     except (OSError, ValueError):
         say(f"{key}={name} is no file or folder here; asking the Hub for a model of that name")
     try:
@@ -265,11 +287,21 @@ def fetch(name: str, key: str) -> Path:
         ) from error
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a model's files are all there, rather than some that another program has fetched."""
+    index = folder / "model.safetensors.index.json"
+    weights = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    return all((folder / name).is_file() for name in {"config.json", *weights})
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """The model and tokenizer of a Hugging Face folder, float32, in eval mode."""
     config, layout = read_config(read_json(folder / "config.json"))
+    tokenizer = read_tokenizer(folder)
+    size = tokenizer.vocab_size
+    require(size <= config.vocab_size, f"its tokenizer has {size} tokens, its model only {config.vocab_size}")
     model = GPT.from_weights(config, from_theirs(read_tensors(folder), config, layout))
-    return Checkpoint(folder, model.eval(), read_tokenizer(folder), {"imported_from": str(folder)})
+    return Checkpoint(folder, model.eval(), tokenizer, {"imported_from": str(folder)})
 
 
 def read_json(file: Path) -> dict:
@@ -304,8 +336,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         except Exception as error:  # tokenizers raises bare Exceptions
             raise UserError(f"tokenizer.json cannot be read: {error}") from error
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    require(vocab.is_file() and merges.is_file(), "there is no tokenizer.json")
-    backend = Backend(models.BPE.from_file(str(vocab), str(merges)))
+    require(vocab.is_file() and merges.is_file(), "there is no tokenizer.json; save the tokenizer beside the model")
+    try:
+        backend = Backend(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as error:
+        raise UserError(f"vocab.json and merges.txt cannot be read: {error}") from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     if backend.token_to_id(END_OF_TEXT) is not None:
@@ -317,7 +352,8 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a folder that AutoModelForCausalLM and AutoTokenizer open. It appears whole or not at all."""
     config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
     layout = layout_of(config)
-    require(not folder.exists() or (folder.is_dir() and not any(folder.iterdir())), f"{folder} is there already")
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    require(free, f"output={folder} is there already; give a folder that is not, or an empty one")
     end = tokenizer.end_of_text
     special = {"bos_token_id": end, "eos_token_id": end}
     their_tokenizer = {
@@ -338,6 +374,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
         write_text(temporary / "tokenizer.json", tokenizer.to_json())
         write_text(temporary / "README.md", "\n".join(model_card(checkpoint, layout)) + "\n")
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        (temporary / "model.safetensors").chmod(0o644)  # save_file keeps it from everyone else
 
 
 def model_card(checkpoint: Checkpoint, layout: Layout) -> Iterator[str]:
@@ -358,6 +395,8 @@ def model_card(checkpoint: Checkpoint, layout: Layout) -> Iterator[str]:
         source = run["data"]["path"] or run["data"]["source"]
         yield "| trained with Headwise | |"
         yield "|---|---|"
+        if run["init_from"]:
+            yield f"| started from | {run['init_from']} |"
         yield f"| data | {source}, split and tokenizer {about['data']} |"
         yield f"| steps | {about['step']:,}, {tokens:,} tokens |"
         yield f"| validation loss | {about['val_loss']:.4f} nats per token |"

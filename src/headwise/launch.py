@@ -75,18 +75,17 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
             typed.validate()
             task(config)
         except UserError as error:
-            leave_no_empty_folder()
             fail(str(error))
         except RunError as error:
             fail(str(error), code=1)
         except OSError as error:
-            leave_no_empty_folder()
             if error.filename is None:  # not about a path that the user gave
                 raise
             fail(f"{error.filename}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths")
         except KeyboardInterrupt:
-            leave_no_empty_folder()
             sys.exit(130)
+        finally:
+            leave_no_empty_folder()
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
     register()

@@ -27,6 +27,8 @@ class Tokenizer:
     def __init__(self, backend: Backend):
         self.backend = backend
         self.backend.encode_special_tokens = True  # text that spells a special token stays text
+        self.backend.no_truncation()  # an imported one may cut
+        self.backend.no_padding()
         self.vocab_size = backend.get_vocab_size()
         special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         self.end_of_text = backend.token_to_id(END_OF_TEXT) if END_OF_TEXT in special else None
@@ -50,12 +52,17 @@ class Tokenizer:
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` as they come; a character of several bytes comes out once it is whole."""
-        stream = DecodeStream(skip_special_tokens=False)
+        """The text of `ids` as they come; a character of several bytes comes out once it is whole, or at the end as far
+        as it came."""
+        stream, waiting = DecodeStream(skip_special_tokens=False), []
         for i in ids:
+            waiting.append(i)
             text = stream.step(self.backend, i)
             if text:
                 yield text
+                waiting = []
+        if waiting:
+            yield self.decode(waiting)
 
     def check(self, text: str, what: str = "the text") -> None:
         """Raise UserError if the text holds characters this tokenizer has no token for."""

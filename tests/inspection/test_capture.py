@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from headwise.hf import LAYOUTS, to_theirs, write_config
 from headwise.inspection.capture import capture
 from headwise.model.attention import ATTENTIONS, causal_mask, unfold
 from headwise.model.cache import KVCache
 from tests.presets import PRESETS
-from tests.small import small_model
+from tests.small import randomize, small_model
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]])
 
@@ -64,11 +64,13 @@ def test_maps_of_cached_and_padded_passes_are_those_of_the_whole():
     assert not maps[1].pattern[..., :3].any()
 
 
-def test_maps_are_those_of_transformers():
-    ours = small_model("classic")
-    torch.nn.init.normal_(ours.blocks[0].attention.qkv.weight)
-    theirs = GPT2LMHeadModel(GPT2Config(**write_config(ours, LAYOUTS["gpt2"]), attn_implementation="eager")).eval()
-    theirs.load_state_dict(to_theirs(ours.state_dict(), ours.config, LAYOUTS["gpt2"]), strict=False)
+@pytest.mark.parametrize(("preset", "kind"), [("classic", "gpt2"), ("modern", "qwen3")])
+def test_maps_are_those_of_transformers(preset, kind):
+    groups = {"n_kv_head": 1, "head_dim": 8} if preset == "modern" else {}
+    ours, layout = randomize(small_model(preset, **groups)), LAYOUTS[kind]
+    make = {"gpt2": (GPT2Config, GPT2LMHeadModel), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
+    theirs = make[1](make[0](**write_config(ours, layout), attn_implementation="eager")).eval()
+    theirs.load_state_dict(to_theirs(ours.state_dict(), ours.config, layout), strict=False)
     with capture(ours) as maps:
         ours(IDS)
     for layer, expected in enumerate(theirs(IDS, output_attentions=True).attentions):
@@ -76,7 +78,7 @@ def test_maps_are_those_of_transformers():
 
 
 def test_nothing_changes_and_nothing_stays():
-    model = small_model()
+    model = small_model()  # without dropout, a forward pass itself draws nothing
     model.train()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     functions = [block.attention.attend for block in model.blocks]
@@ -101,21 +103,50 @@ def test_the_model_is_given_back_after_an_error():
     assert [block.attention.attend for block in model.blocks] == functions
 
 
-def test_maps_are_float32_under_autocast():
+@pytest.mark.parametrize("precision", ["autocast", torch.bfloat16, torch.float64])
+def test_maps_are_float32_under_autocast_and_in_other_precisions(precision):
     model = small_model()
-    with torch.autocast("cpu", dtype=torch.bfloat16), capture(model) as maps:
-        model(IDS)
-    assert maps[0].pattern.dtype == torch.float32
+    if precision != "autocast":
+        model.to(precision)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+        plain = model(IDS)
+        with capture(model) as maps:
+            seen = model(IDS)
+    assert seen.dtype == plain.dtype
+    assert torch.allclose(seen, plain, atol=0.05)
+    values = (maps[0].q, maps[0].k, maps[0].v, maps[0].scores, maps[0].pattern, maps[0].z, maps[0].result)
+    assert {value.dtype for value in values} == {torch.float32}
     assert torch.allclose(maps[0].pattern.sum(-1), torch.ones(2, 3, 7), atol=1e-6)
 
 
-def test_a_model_compiled_in_place_is_captured():
-    model = small_model()
+def test_a_model_compiled_in_place_is_captured_without_being_compiled_again():
+    model, compiled = small_model(), []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
     with capture(model) as expected:
         model(IDS)
-    model.compile(backend="eager")
+    for block in model.blocks:
+        block.compile(backend=backend)
     model(IDS)
+    before = len(compiled)
     with capture(model) as maps:
         model(IDS)
+    model(IDS)
+    assert len(compiled) == before > 0
     for layer in (0, 1):
         assert torch.equal(maps[layer].pattern, expected[layer].pattern)
+
+
+def test_maps_are_those_of_their_pass_when_the_cache_is_used_again():
+    model = small_model()
+    cache = KVCache(model.config, batch=2)
+    with torch.no_grad(), capture(model) as maps:
+        model(IDS, cache=cache)
+    before = maps[0].scores
+    cache.length = 0
+    with torch.no_grad():
+        model(IDS + 1, cache=cache)
+    assert torch.equal(maps[0].scores, before)

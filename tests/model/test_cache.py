@@ -5,7 +5,7 @@ import torch
 
 from headwise.model.cache import KVCache
 from headwise.model.gpt import GPT
-from tests.small import small_model
+from tests.small import randomize, small_model
 
 V, T = 23, 13
 KINDS = [
@@ -16,10 +16,7 @@ KINDS = [
 
 
 def model_of(kinds) -> GPT:
-    model = small_model("modern", V, **kinds)
-    for p in model.parameters():
-        p.data = torch.randn_like(p) * 0.2 + 0.05
-    return model
+    return randomize(small_model("modern", V, **kinds))
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: "-".join(map(str, kinds.values())))

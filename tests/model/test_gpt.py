@@ -1,28 +1,27 @@
 """What must hold for every model; tests/test_hf.py holds the presets to GPT-2 and Qwen3 themselves."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from headwise.errors import UserError
+from headwise.model.attention import ATTENTIONS
+from headwise.model.block import MLPS
 from headwise.model.cache import KVCache
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, IGNORE, eval_mode, next_token_loss
+from headwise.model.position import POSITIONS
 from tests.presets import PRESETS
+from tests.small import randomize
 
 V, L, T = 53, 3, 13
 
 
 def close(a, b, atol=1e-5):
     return torch.allclose(a, b, atol=atol)
-
-
-def randomize(model):
-    """Values that a mistake cannot hide behind: no zeros, no ones, nothing symmetric."""
-    torch.manual_seed(1)
-    for p in model.parameters():
-        p.data = torch.randn_like(p) * 0.2 + 0.05
 
 
 def grads(model, ids):
@@ -33,17 +32,14 @@ def grads(model, ids):
 
 KINDS = [
     *(preset for preset in PRESETS.values()),
-    *(PRESETS["classic"] | {"position": position} for position in ("sinusoidal", "rotary", "none")),
-    PRESETS["classic"] | {"attention": "relu"},
-    PRESETS["modern"] | {"mlp": "none", "position": "learned"},
-    PRESETS["modern"] | {"mlp": "relu2", "n_kv_head": 1},
+    *(PRESETS["classic"] | {"position": position} for position in POSITIONS),
+    *(PRESETS["classic"] | {"attention": attention} for attention in ATTENTIONS),
+    *(PRESETS["modern"] | {"mlp": mlp, "n_kv_head": 1} for mlp in MLPS),
 ]
 
 
 def model_of(kinds):
-    model = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_embd=30, n_head=3, **kinds)).eval()
-    randomize(model)
-    return model
+    return randomize(GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=L, n_embd=30, n_head=3, **kinds)))
 
 
 def several(kinds):
@@ -97,6 +93,27 @@ def test_fused_and_reference_attention_give_the_same_model_and_gradients(preset)
         assert close(a.grad, b.grad), name
 
 
+@pytest.mark.parametrize("body", ["fast", "reference"])
+def test_dropout_is_applied_to_weights_updates_and_embeddings_in_training_alone(body):
+    """Every place of GPT-2's, by counting the calls and what is dropped there."""
+    model = model_of(PRESETS["classic"] | {"dropout": 0.5})
+    for block in model.blocks:
+        block.attention.attend = block.attention.reference if body == "reference" else block.attention.attend
+    ids = torch.randint(V, (2, T))
+    assert torch.equal(model(ids), model(ids))  # not in eval mode
+    model.train()
+    updates = {}
+    parts = {"embedding": model.dropout, "attention": model.blocks[1].attention, "mlp": model.blocks[1].dropout}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda module, inputs, output, name=name: updates.update({name: output}))
+    with mock.patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as kernel:
+        model(ids)
+    for name, output in updates.items():
+        assert 0.4 < (output == 0).float().mean() < 0.6, name
+    dropped = [call.kwargs["dropout_p"] for call in kernel.call_args_list]
+    assert dropped == ([0.5] * L if body == "fast" else [])
+
+
 def test_zero_output_init_starts_at_the_loss_of_knowing_nothing():
     model = GPT(GPTConfig(vocab_size=V, block_size=T, n_embd=30, n_head=3, **PRESETS["modern"]))
     ids = torch.randint(V, (2, T))
@@ -134,6 +151,12 @@ def test_a_sequence_longer_than_the_block_size_is_refused_with_both_numbers():
         GPT(GPTConfig(vocab_size=V, block_size=13))(torch.zeros(1, 14, dtype=torch.long))
 
 
+def test_a_batch_that_its_cache_was_not_made_for_is_refused():
+    model = GPT(GPTConfig(vocab_size=V, block_size=13))
+    with pytest.raises(ValueError, match="a batch of 1 sequences does not fit the cache's batch=2"):
+        model(torch.zeros(1, 5, dtype=torch.long), cache=KVCache(model.config, batch=2))
+
+
 def test_a_sequence_longer_than_its_cache_is_refused_with_both_numbers():
     model = GPT(GPTConfig(vocab_size=V, block_size=13))
     cache = KVCache(model.config, batch=1, size=7)
@@ -145,7 +168,10 @@ def test_a_sequence_longer_than_its_cache_is_refused_with_both_numbers():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_weights_make_the_model_they_came_from(preset):
     model = model_of(PRESETS[preset])
+    state = torch.get_rng_state()
     twin = GPT.from_weights(model.config, model.state_dict())
+    assert torch.equal(state, torch.get_rng_state())
+    assert twin.embedding.weight.data_ptr() != model.embedding.weight.data_ptr()
     assert (twin.head.weight is twin.embedding.weight) == model.config.tied_head
     ids = torch.randint(V, (2, T))
     assert torch.equal(twin.eval()(ids), model(ids))

@@ -9,12 +9,17 @@ import torch
 from rich.console import Console
 
 from headwise.errors import RunError
-from headwise.training.callbacks import Clock, ProgressBar, read_samples, refuse_to_diverge, step_ended
+from headwise.training.callbacks import EarlyStopping, ProgressBar, read_samples
+from headwise.training.clock import Clock, step_ended
+from headwise.training.metrics import refuse_to_diverge
 from tests.training.test_module import module
 
 
 def trainer(step=0, max_steps=50, accumulate=1):
-    return SimpleNamespace(global_step=step, max_steps=max_steps, accumulate_grad_batches=accumulate)
+    alone = SimpleNamespace(reduce=lambda value, **_: value)
+    return SimpleNamespace(
+        global_step=step, max_steps=max_steps, accumulate_grad_batches=accumulate, is_global_zero=True, strategy=alone
+    )
 
 
 def test_something_is_due_every_n_steps_and_at_the_last_and_never_within_a_step():
@@ -51,6 +56,32 @@ def test_divergence_is_named_with_the_number_that_shows_it():
     made.grad_norm, made.val_loss, made.val_count = torch.tensor(1.0), math.nan, 1
     with pytest.raises(RunError, match="its validation loss is nan"):
         refuse_to_diverge(trainer(7), made)
+
+
+def test_a_loss_far_above_that_of_guessing_is_a_divergence_too():
+    made = module()
+    made.train_loss, made.grad_norm = torch.tensor(7.2), torch.tensor(1.0)  # guessing gives ln 23 = 3.14
+    refuse_to_diverge(trainer(7), made)
+    made.train_loss = torch.tensor(7.4)
+    with pytest.raises(
+        RunError, match=r"its training loss is 7\.4, where guessing gives 3\.14; try a smaller optimizer\.lr"
+    ):
+        refuse_to_diverge(trainer(7), made)
+
+
+def test_early_stopping_waits_for_so_many_validations_without_a_new_best(capsys):
+    made, stopping = module(), EarlyStopping(patience=2)
+    losses = [2.0, 1.5, 1.6, 1.4, 1.5, 1.4, 9.9]
+    stopped = []
+    for loss in losses:
+        made.val_loss, moment = loss, trainer()
+        moment.should_stop = False
+        stopping.on_validation_end(moment, made)
+        stopped.append(moment.should_stop)
+    assert stopped == [False, False, False, False, False, True, True]
+    again = EarlyStopping(patience=2)
+    again.load_state_dict(stopping.state_dict())
+    assert (again.best, again.waited) == (1.4, 3)
 
 
 def test_samples_are_read_back_by_step(tmp_path):

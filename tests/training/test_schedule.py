@@ -25,6 +25,16 @@ def test_cosine_is_that_of_torch_after_the_warmup():
         theirs.step()
 
 
+def test_linear_falls_straight_to_the_floor():
+    config = ScheduleConfig(kind="linear", warmup_steps=10, min_lr_ratio=0.1)
+    assert [multiplier(step, config, 100) for step in (9, 10, 55, 100)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
+
+
+def test_wsd_stays_until_its_last_part_and_then_falls_straight():
+    config = ScheduleConfig(kind="wsd", warmup_steps=10, min_lr_ratio=0.0, decay_fraction=0.5)
+    assert [multiplier(step, config, 110) for step in (4, 10, 60, 85, 110)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+
+
 def test_constant_stays_after_its_warmup():
     config = ScheduleConfig(kind="constant", warmup_steps=2)
     assert [multiplier(step, config, 5) for step in range(5)] == [0.5, 1.0, 1.0, 1.0, 1.0]

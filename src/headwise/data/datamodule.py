@@ -24,12 +24,14 @@ VAL_TOKENS, VAL_LOGITS = 8192, 1 << 25
 
 
 class TrainBatches:
-    """Every micro-batch of a run, from `first_step` on; a step has `accumulate` of them."""
+    """Every micro-batch of a run, from `first_step` on. A step has `accumulate` of them for each of `devices`, and each
+    device takes its own."""
 
     def __init__(self, tokens: np.ndarray, block_size: int, batch: int, accumulate: int, seed: int):
         self.tokens, self.block_size, self.batch = tokens, block_size, batch
         self.accumulate, self.seed = accumulate, seed
         self.first_step, self.last_step = 0, 0
+        self.rank, self.devices = 0, 1
 
     def __len__(self) -> int:
         return self.last_step * self.accumulate
@@ -37,31 +39,36 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         window = self.block_size + 1
         for step in range(self.first_step, self.last_step):
-            starts = window_starts(self.seed, step, len(self.tokens), window, self.batch * self.accumulate)
-            for micro in np.split(starts, self.accumulate):
+            count = self.accumulate * self.devices
+            starts = window_starts(self.seed, step, len(self.tokens), window, self.batch * count)
+            for micro in np.split(starts, count)[self.rank :: self.devices]:
                 tokens = torch.from_numpy(windows_at(self.tokens, micro, window))
                 yield tokens[:, :-1], tokens[:, 1:]
 
 
 class ValBatches:
-    """A whole split in windows side by side: every token but the first is predicted exactly once. The last
-    window is filled up with targets that do not count."""
+    """A whole split in windows side by side: every token but the first is predicted exactly once. The last window is
+    filled up with targets that do not count. Each of `devices` takes every devices-th batch, an empty one where there
+    is none left for it, so that all take as many."""
 
     def __init__(self, tokens: np.ndarray, block_size: int, vocab_size: int):
         self.tokens, self.block_size = tokens, block_size
         self.rows = max(1, min(VAL_TOKENS, VAL_LOGITS // vocab_size) // block_size)
         self.windows = -(-(len(tokens) - 1) // block_size)
+        self.rank, self.devices = 0, 1
 
     def __len__(self) -> int:
-        return -(-self.windows // self.rows)
+        return -(-self.windows // (self.rows * self.devices))
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.batch(index) for index in range(len(self)))
+        return (self.batch(index * self.devices + self.rank) for index in range(len(self)))
 
     def batch(self, index: int) -> Batch:
         """The index-th batch of windows."""
         first = index * self.rows * self.block_size
         rows = min(self.rows, self.windows - index * self.rows)
+        if rows <= 0:
+            return torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), IGNORE)
         chunk = torch.from_numpy(self.tokens[first : first + rows * self.block_size + 1].astype(np.int64))
         missing = rows * self.block_size + 1 - len(chunk)
         inputs = torch.cat((chunk[:-1], chunk.new_zeros(missing)))
@@ -73,7 +80,15 @@ class TextDataModule(L.LightningDataModule):
     """Windows of a packed text. Training starts at the trainer's global step, so a resumed run goes on where it
     stopped."""
 
-    def __init__(self, packed: Packed, block_size: int, batch_size: int, accumulate: int, seed: int):
+    def __init__(
+        self,
+        packed: Packed,
+        block_size: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        val_tokens: int | None = None,
+    ):
         super().__init__()
         train, val = packed.tokens("train"), packed.tokens("val")
         require(
@@ -82,12 +97,15 @@ class TextDataModule(L.LightningDataModule):
         )
         require(len(val) >= 2, f"the validation text is {len(val)} token long; give more text or data.val_path")
         self.train = TrainBatches(train, block_size, batch_size, accumulate, seed)
-        self.val = ValBatches(val, block_size, packed.tokenizer.vocab_size)
+        self.val = ValBatches(val[: val_tokens and val_tokens + 1], block_size, packed.tokenizer.vocab_size)
 
     def train_dataloader(self) -> TrainBatches:
         assert self.trainer is not None
         self.train.first_step, self.train.last_step = self.trainer.global_step, self.trainer.max_steps
+        self.train.rank, self.train.devices = self.trainer.global_rank, self.trainer.world_size
         return self.train
 
     def val_dataloader(self) -> ValBatches:
+        assert self.trainer is not None
+        self.val.rank, self.val.devices = self.trainer.global_rank, self.trainer.world_size
         return self.val

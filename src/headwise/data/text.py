@@ -1,4 +1,4 @@
-"""Where text comes from, by name: python_docs (built in), files.
+"""Where text comes from, by name: python_docs and repeats (built in), files.
 
 text = read_text("files", path="my.txt", val_path=None, val_fraction=0.1)
 text.train, text.val
@@ -12,6 +12,7 @@ from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
+from headwise.data.repeats import repeats
 from headwise.errors import choose, require
 
 # Read in this order where a Python comes without its help topics: about as long, and in every Python from 3.11 on.
@@ -80,7 +81,7 @@ def read_utf8(file: Path) -> str:
         raise
 
 
-SOURCES: dict[str, Callable[[str | None], str]] = {"python_docs": python_docs, "files": files}
+SOURCES: dict[str, Callable[[str | None], str]] = {"python_docs": python_docs, "files": files, "repeats": repeats}
 
 
 def read_text(source: str, path: str | None, val_path: str | None, val_fraction: float) -> Text:

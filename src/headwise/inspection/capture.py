@@ -77,12 +77,12 @@ def _recording(part: CausalSelfAttention, layer: int, maps: dict[int, AttentionM
         w_o = part.out.weight.T.unflatten(0, (part.n_head, -1))  # [H, D, C]
         maps[layer] = AttentionMap(
             q=q.detach().float(),
-            k=k.detach().float(),
-            v=v.detach().float(),
+            k=k.detach().float().clone(),  # a cache writes on in its memory
+            v=v.detach().float().clone(),
             mask=visible,
             pattern=pattern.detach(),
             z=z.detach(),
-            w_o=w_o.detach().float().clone(),  # as it was: training goes on and changes it in place
+            w_o=w_o.detach().float().clone(),  # training changes it in place
         )
         return z.to(q.dtype), pattern
 

@@ -4,7 +4,8 @@
     logits = model(prompt, cache=cache)         # in one go, or in chunks
     logits = model(next_id, cache=cache)        # one token: its query against all keys so far
 
-Memory is reserved once. A causal model's keys and values never change when tokens are added, so this is exact.
+Memory is reserved once, in the model's own dtype and on its device. A causal model's keys and values never change when
+tokens are added, so this is exact. It is for generation: use it under torch.no_grad() or torch.inference_mode().
 
 Dimensions: L layers, B batch, G key/value heads, S slots, T new tokens, D head width.
 """
@@ -45,6 +46,7 @@ class KVCache:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
+        self.batch = batch
         self.size = config.block_size if size is None else size
         shape = (config.n_layer, batch, config.kv_heads, self.size, config.head_width)
         self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))  # [L, B, G, S, D]

@@ -6,6 +6,7 @@ block.py, `attention` in attention.py, `init` in gpt.py. Torch is not imported h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from headwise.errors import require
@@ -64,5 +65,5 @@ class GPTConfig:
             f"model.position=rotary turns pairs, but the head's width is odd: {self.head_width}",
         )
         require(0 <= self.dropout < 1, f"model.dropout={self.dropout} must be at least 0 and below 1")
-        require(self.norm_eps > 0, f"model.norm_eps={self.norm_eps} must be above 0")
-        require(self.rotary_base > 0, f"model.rotary_base={self.rotary_base} must be above 0")
+        for name in ("norm_eps", "rotary_base"):
+            require(0 < getattr(self, name) < math.inf, f"model.{name}={getattr(self, name)} must be a number above 0")

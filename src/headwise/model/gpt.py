@@ -49,8 +49,9 @@ class GPT(nn.Module):
         model, for which random ones are drawn first."""
         with torch.device("meta"):
             model = cls(config)
-        model.position = POSITIONS[config.position](config)  # its tables are not among the weights
-        model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
+        with torch.random.fork_rng(devices=[]):
+            model.position = POSITIONS[config.position](config)  # its tables are not among the weights
+        model.load_state_dict({name: value.float().clone() for name, value in weights.items()}, assign=True)
         model.tie()
         return model
 
@@ -64,7 +65,8 @@ class GPT(nn.Module):
 
         Where the sequences of a batch differ in length, the shorter ones have `padding` [B] tokens before their first,
         which nobody sees and whose own logits mean nothing. With a `cache`, ids are the tokens after those it holds,
-        and it holds these too afterwards; give the same padding each time.
+        and it holds these too afterwards; give the same padding each time. Raises ValueError for more tokens than
+        block_size or the cache can take.
         """
         seen = cache.length if cache is not None else 0
         total = seen + ids.size(1)
@@ -72,8 +74,12 @@ class GPT(nn.Module):
             raise ValueError(f"a sequence of {total} tokens is longer than block_size={self.config.block_size}")
         if cache is not None and total > cache.size:
             raise ValueError(f"a sequence of {total} tokens is longer than the cache's size={cache.size}")
+        if cache is not None and len(ids) != cache.batch:
+            raise ValueError(f"a batch of {len(ids)} sequences does not fit the cache's batch={cache.batch}")
         slots = torch.arange(total, device=ids.device)
         positions, mask = slots[seen:], None  # no mask: the causal one
+        if seen and ids.size(1) > 1:
+            mask = causal_mask(ids.size(1), total, ids.device)  # once, for all layers
         if padding is not None:
             positions = (positions - padding[:, None]).clamp(min=0)  # [B, T]: each sequence's own first token is 0
             mask = causal_mask(ids.size(1), total, ids.device) & (
@@ -89,6 +95,14 @@ class GPT(nn.Module):
     def n_parameters(self) -> int:
         """Number of trained values; a tied matrix counts once."""
         return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self) -> int:
+        """Operations that training takes for each token, forward and backward: 6 for each weight of a matrix that is
+        multiplied (tables are only looked up), and 12 H D T a layer for scores and mixtures, future included (Chowdhery
+        et al. 2022, appendix B)."""
+        c = self.config
+        weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return 6 * weights + 12 * c.n_layer * c.n_head * c.head_width * c.block_size
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

@@ -1,4 +1,4 @@
-"""What happens beside training: numbers, progress, checkpoints, text samples, attention maps.
+"""What happens beside training: progress, checkpoints, text samples, attention maps (numbers are in metrics.py).
 
 Each is thin. None of them touches the model, its mode or the random state, so a run's losses are the same with
 and without them, bit for bit.
@@ -10,130 +10,25 @@ import math
 import re
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headwise.errors import RunError
-from headwise.files import CsvTable, whole, write_text
+from headwise.cli import say
+from headwise.files import whole, write_text
 from headwise.generation import generate
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
+from headwise.training.clock import Clock, step_ended
 from headwise.training.loggers import log_moment
+from headwise.training.metrics import refuse_to_diverge
 from headwise.training.module import TrainingModule
-
-METRICS = [
-    "step", "tokens", "seconds", "train_loss", "val_loss", "val_bits_per_byte", "lr", "grad_norm",
-    "tokens_per_second",
-]  # fmt: skip
-
-
-def step_ended(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether this batch ended an optimizer step, rather than adding to an accumulated gradient."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-
-
-class Clock(Callback):
-    """Knows when something is due. Steps are Lightning's global step: optimizer steps taken."""
-
-    def __init__(self, every_n_steps: int | None):
-        self.every = every_n_steps
-
-    def due(self, trainer: L.Trainer, batch_idx: int) -> bool:
-        """After every n-th optimizer step, and after the last."""
-        step = trainer.global_step
-        on_time = self.every is not None and (step % self.every == 0 or step == trainer.max_steps)
-        return on_time and step_ended(trainer, batch_idx)
-
-
-def refuse_to_diverge(trainer: L.Trainer, module: TrainingModule) -> None:
-    """Raise RunError once a loss or the gradient's norm is not a number; the checkpoints stay as they were."""
-    latest = {"training loss": float(module.train_loss), "gradient norm": float(module.grad_norm)}
-    if module.val_count:  # validated at least once
-        latest["validation loss"] = module.val_loss
-    for name, value in latest.items():
-        if not math.isfinite(value):
-            raise RunError(
-                f"the training diverged by step {trainer.global_step}: its {name} is {value}; try a smaller "
-                "optimizer.lr or a longer schedule.warmup_steps"
-            )
-
-
-class MetricsLog(Clock):
-    """metrics.csv and the logger's scalars: a row every n steps and at each validation."""
-
-    def __init__(self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int):
-        super().__init__(every_n_steps)
-        self.table = CsvTable(path, METRICS)
-        self.validation = Clock(val_every)
-        self.tokens_per_step = tokens_per_step
-        self.seconds = 0.0  # spent training in all, resumed parts included
-        self.steps, self.interval = 0, 0.0  # since the last row
-        self.row: dict[str, Any] = {}
-
-    def state_dict(self) -> dict:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        self.seconds = state_dict["seconds"]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.table.begin(trainer.global_step)
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self.started = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        validation_follows = self.validation.due(trainer, batch_idx)
-        row_due = self.due(trainer, batch_idx) or validation_follows
-        if row_due:
-            refuse_to_diverge(trainer, pl_module)  # first, since it waits for the device to finish the step
-        self.interval += time.perf_counter() - self.started
-        self.steps += step_ended(trainer, batch_idx)
-        if trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True  # makes Lightning validate after the last step, whichever that is
-        if row_due:
-            self.row = self.measure(trainer, pl_module)
-            if not validation_follows:
-                self.write(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        refuse_to_diverge(trainer, pl_module)
-        if self.row.get("step") != trainer.global_step:  # the run was stopped early, by trainer.max_time say
-            self.row = self.measure(trainer, pl_module)
-        self.row |= {"val_loss": pl_module.val_loss, "val_bits_per_byte": pl_module.val_bits_per_byte}
-        self.write(trainer)
-
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The row of the step just taken; speed and time are since the last row."""
-        assert isinstance(pl_module, TrainingModule)
-        self.seconds += self.interval
-        speed = self.steps * self.tokens_per_step / self.interval if self.steps else math.nan
-        self.steps, self.interval = 0, 0.0
-        return {
-            "step": trainer.global_step,
-            "tokens": trainer.global_step * self.tokens_per_step,
-            "seconds": round(self.seconds, 3),
-            "train_loss": float(pl_module.train_loss),
-            "lr": pl_module.last_lr,
-            "grad_norm": float(pl_module.grad_norm),
-            "tokens_per_second": round(speed, 1),
-        }
-
-    def write(self, trainer: L.Trainer) -> None:
-        """The row goes out whole, once."""
-        self.table.append([self.row])
-        log_moment(trainer.loggers, self.row["step"], {k: v for k, v in self.row.items() if k != "step"}, {})
 
 
 class ProgressBar(Callback):
@@ -145,7 +40,7 @@ class ProgressBar(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started, self.first = time.monotonic(), trainer.global_step
-        if self.console.is_terminal:
+        if self.console.is_terminal and trainer.is_global_zero:
             losses = TextColumn("{task.description}")
             columns = [MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(), losses]  # in 80 columns
             self.bar = Progress(*columns, console=self.console)
@@ -171,7 +66,7 @@ class ProgressBar(Callback):
         if self.bar:
             self.bar.console.print(line, highlight=False)
             self.bar.update(self.task, description=f"train {train:.3f}  val {pl_module.val_loss:.3f}")
-        else:
+        elif trainer.is_global_zero:
             print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
@@ -220,9 +115,32 @@ class Checkpoints(Clock, Checkpoint):
         self.save(trainer, "last.ckpt")
 
     def save(self, trainer: L.Trainer, name: str) -> None:
-        """Write a checkpoint, whole or not at all."""
-        with whole(self.folder / name) as temporary:
-            trainer.save_checkpoint(temporary, weights_only=False)
+        """Write a checkpoint, whole or not at all: by the first device, though all take part."""
+        writing = whole(self.folder / name) if trainer.is_global_zero else nullcontext(self.folder / name)
+        with writing as file:
+            trainer.save_checkpoint(file, weights_only=False)
+
+
+class EarlyStopping(Callback):
+    """Ends the run once so many validations in a row have brought no new best."""
+
+    def __init__(self, patience: int):
+        self.patience, self.best, self.waited = patience, math.inf, 0
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        better = pl_module.val_loss < self.best
+        self.best, self.waited = min(self.best, pl_module.val_loss), 0 if better else self.waited + 1
+        if self.waited >= self.patience:
+            trainer.should_stop = True
+            if trainer.is_global_zero:
+                say(f"step {trainer.global_step}: no better for {self.waited} validations; stopping early")
 
 
 class TextSamples(Clock):
@@ -235,6 +153,8 @@ class TextSamples(Clock):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what was sampled up to the step the run goes on from."""
+        if not trainer.is_global_zero:
+            return
         kept = {step: text for step, text in read_samples(self.path).items() if step <= trainer.global_step}
         write_text(self.path, "".join(f"==== step {step}\n{text}" for step, text in kept.items()))
 
@@ -245,7 +165,9 @@ class TextSamples(Clock):
             return
         assert isinstance(pl_module, TrainingModule)
         refuse_to_diverge(trainer, pl_module)
-        with eval_mode(pl_module.model):
+        if not trainer.is_global_zero:
+            return
+        with eval_mode(pl_module.model), torch.compiler.set_stance("force_eager"):  # each length would compile anew
             ids = list(generate(pl_module.model, self.prompt, self.tokens, self.temperature, seed=0))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"==== step {trainer.global_step}\n{pl_module.tokenizer.decode(self.prompt + ids)}\n\n")
@@ -267,7 +189,8 @@ class AttentionMaps(Clock):
         self.recorder = recorder
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.recorder.begin(trainer.global_step)
+        if trainer.is_global_zero:
+            self.recorder.begin(trainer.global_step)
         if self.every is not None and trainer.global_step == 0:
             self.look(trainer, pl_module)
 
@@ -282,6 +205,8 @@ class AttentionMaps(Clock):
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the maps and hand them to the logger in one call."""
         assert isinstance(pl_module, TrainingModule)
+        if not trainer.is_global_zero:  # every device has the same model; one looks
+            return
         look = self.recorder.look(pl_module.model, trainer.global_step)
         images = {f"attn/maps/{name}": file for name, file in look.sheets.items()}
         log_moment(trainer.loggers, look.step, look.scores, images)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -37,7 +39,9 @@ class TrainingModule(L.LightningModule):
         self.bytes_per_val_token = packed.bytes_per_token("val")
         self.train_loss = torch.tensor(math.nan)  # of the latest step: the mean over its micro-batches
         self.grad_norm = torch.tensor(math.nan)  # of the latest step, before clipping
-        self.last_lr = math.nan  # the latest step's learning rate
+        self.last_lr = math.nan  # the latest step's learning rate (AdamW's)
+        self.watch_update: Callable[[int], bool] = lambda step: False  # whether to measure the step that is taken next
+        self.update_ratio = math.nan  # of the latest step measured: how far the weights moved, as a part of their norm
         self.val_loss = self.val_bits_per_byte = math.nan  # of the latest validation
         self.val_sum, self.val_count = 0.0, 0
 
@@ -63,21 +67,34 @@ class TrainingModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Scale the gradient down to norm `gradient_clip_val`, and keep the norm it had and the rate for the log."""
-        self.last_lr = optimizer.param_groups[0]["lr"]
+        self.last_lr = optimizer.param_groups[-1]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, and how far it moved the weights where that is watched."""
+        watched = self.watch_update(self.global_step + 1)
+        before = [p.detach().clone() for p in self.parameters()] if watched else []
+        super().optimizer_step(*args, **kwargs)
+        if watched:
+            moved = [p.detach() - b for p, b in zip(self.parameters(), before, strict=True)]
+            norm = torch.nn.utils.get_total_norm
+            self.update_ratio = float(norm(moved) / norm(before))
 
     def on_validation_epoch_start(self) -> None:
         self.val_sum, self.val_count = 0.0, 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         inputs, targets = batch
-        self.val_sum += float(next_token_loss(self.model(inputs), targets, reduction="sum"))
+        with torch.compiler.set_stance("force_eager"):  # its batches have another size; compiling for that does not pay
+            self.val_sum += float(next_token_loss(self.model(inputs), targets, reduction="sum"))
         self.val_count += int((targets != IGNORE).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """The mean over every token of the split, not over batches."""
-        self.val_loss = self.val_sum / self.val_count
+        """The mean over every token of all devices, not over batches."""
+        both = torch.tensor([self.val_sum, self.val_count], dtype=torch.float64, device=self.device)
+        both = self.trainer.strategy.reduce(both, reduce_op="sum")
+        self.val_loss = float(both[0] / both[1])
         self.val_bits_per_byte = self.val_loss / math.log(2) / self.bytes_per_val_token
         self.log("val_loss", self.val_loss, logger=False)  # for Lightning's own callbacks
 

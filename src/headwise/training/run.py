@@ -9,64 +9,66 @@ import time
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint
 from headwise.checkpoint import Checkpoint
 from headwise.cli import say
-from headwise.config import TrainConfig, dotted_keys
+from headwise.config import TokenizerConfig, TrainConfig, dotted_keys
 from headwise.data.datamodule import TextDataModule
 from headwise.data.packing import Packed, pack
 from headwise.data.text import SOURCES, read_text
 from headwise.errors import UserError, choose, require
+from headwise.evaluation import whole_split
 from headwise.files import write_text
 from headwise.hf import open_model
 from headwise.inspection.recorder import OWN_PROBE_TOKENS, Recorder, own_probe
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
-from headwise.training import callbacks, loggers
+from headwise.training import callbacks, choices, loggers
+from headwise.training.choices import compile_blocks
+from headwise.training.estimate import DTYPES, matmul_peak, measured, plan
+from headwise.training.metrics import MetricsLog
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
 from headwise.training.schedule import SCHEDULES
 from headwise.training.summary import git_commit, summarize, versions
 
-PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale that the optimizer does not undo
-    "32-true": "float32",
-    "bf16-mixed": "bfloat16 where it is safe",
-    "bf16-true": "bfloat16",
-    "64-true": "float64",
-}
 KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=classic or model=modern stands for
 # What a resumed run must have as it was, since its result depends on it.
 FIXED = (
-    *("model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
-    *("trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
+    *("init_from", "model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
+    *("compile", "trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
 )
 
 
-def check(config: TrainConfig) -> None:
-    """Raise UserError for whatever can be known to be wrong before any work is done."""
+def check(config: TrainConfig) -> L.Trainer:
+    """Raise UserError for whatever can be known to be wrong before any work is done. The trainer that comes back is
+    good for asking what devices there are."""
     config.validate()
     choose("tokenizer.kind", config.tokenizer.kind, TOKENIZERS)
     choose("data.source", config.data.source, SOURCES)
     choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
     choose("schedule.kind", config.schedule.kind, SCHEDULES)
-    choose("trainer.precision", config.trainer.precision, PRECISIONS)
+    choices.check(config)
     loggers.check(config.logger)
     with torch.device("meta"):  # no memory, no work: the model's own checks alone
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
-    make_trainer(config, [], None)
+    trainer = make_trainer(config, accumulate=1, watchers=[], logger=None)
+    config.accumulate(trainer.world_size)
+    return trainer
 
 
-def train(composed: DictConfig) -> dict:
-    """Run the training that the configuration describes, or go on with it; returns summary.json's contents."""
+def train(composed: DictConfig) -> dict | None:
+    """Run the training that the configuration describes, or go on with it; returns summary.json's contents, or None
+    where there is nothing to report: with estimate=true, and on devices other than the first."""
     began = time.monotonic()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what hardware it did not find, and tips
     for untrue in (
@@ -76,51 +78,71 @@ def train(composed: DictConfig) -> dict:
         warnings.filterwarnings("ignore", message=untrue)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
-    check(config)
+    probe = check(config)
+    devices, device, first = probe.world_size, probe.strategy.root_device, probe.is_global_zero
     folder = Path(HydraConfig.get().runtime.output_dir)
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())  # as a user would write it
     if config.threads:
         torch.set_num_threads(config.threads)
-    plain: Any = OmegaConf.to_container(composed, resolve=True)
-    plain["run_dir"] = str(folder)
-    resume_from = find_resume(config, folder)
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
+    resume_from = find_resume(config, folder) if first or config.resume else None
+    saved = checkpoint.read(resume_from) if resume_from else None
+    before = saved["headwise"]["about"]["config"] if saved else None
     start = adopt(config, resume_from or config.init_from) if config.init_from else None
     packed = packed_text(config, start)
-    plain["model"] = asdict(config.model)  # as it turned out
-    if resume_from:
-        saved = checkpoint.read(resume_from)
+    choices.settle(config, device.type, devices, before)
+    plain = asdict(config) | {"run_dir": str(folder)}  # as it turned out
+    if saved and resume_from:
         refuse_another_run(saved, plain, packed.key, resume_from)
         if saved["global_step"] >= config.trainer.max_steps and (folder / "summary.json").exists():
             say(f"{folder} has finished its {saved['global_step']} steps; raise trainer.max_steps to go on")
             return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     L.seed_everything(config.seed, verbose=False)
     model = start.model.train() if start else GPT(config.model)
+    counts, accumulate = packed.manifest["tokens"], config.accumulate(devices)
+    lines = plan(config, devices, model, counts["train"])
+    if config.estimate:
+        print("\n".join([*lines, *measured(config, devices, model, device)]))
+        return None
     about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
     module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
-    datamodule = TextDataModule(packed, config.model.block_size, config.data.batch_size, config.accumulate, config.seed)
-    watchers = make_callbacks(config, folder, packed)
-    logger = loggers.make_logger(config.logger, folder, plain)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
-    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
-    counts = packed.manifest["tokens"]
-    say(
-        f"{model.n_parameters():,} parameters; {counts['train']:,} training and {counts['val']:,} validation tokens of "
-        f"{packed.tokenizer.vocab_size} kinds; {torch.get_num_threads()} threads; {folder}"
-    )
+    block_size, wanted = config.model.block_size, config.data
+    datamodule = TextDataModule(packed, block_size, wanted.batch_size, accumulate, config.seed, wanted.val_tokens)
+    peak = matmul_peak(device, DTYPES[config.trainer.precision])
+    watchers = make_callbacks(config, devices, folder, packed, peak)
+    logger = loggers.make_logger(config.logger, folder, plain) if first else None
+    if first:
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
+        for line in lines:
+            say(line)
+        say(f"text             {counts['train']:,} training and {counts['val']:,} validation tokens")
+        kind = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+        say(
+            f"device           {devices} x {device.type}, {kind}; {config.trainer.precision}"
+            f"{', compiled' if config.compile else ''}; {peak / 1e9:,.0f} GFLOP/s in a matrix product"
+        )
+        say(f"folder           {folder}")
+    if config.compile:
+        compile_blocks(model)
     whole_run = False
     try:
-        trainer = make_trainer(config, watchers, logger)
+        trainer = make_trainer(config, accumulate, watchers, logger)
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         whole_run = True
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
-        if (folder / "checkpoints/last.ckpt").exists():
+        if (folder / "checkpoints/last.ckpt").exists() and first:
             say(f"interrupted; the same command with resume=auto run_dir={folder} goes on from its last checkpoint")
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
         wandb_run = loggers.whereabouts(logger)
         loggers.close(logger, failed=not whole_run)
+    if not first:
+        return None
     summary = summarize(folder, model.n_parameters(), wandb_run, time.monotonic() - began)
+    if config.data.val_tokens:  # the run validated on a part; what it came to is measured on all
+        summary |= whole_split(folder / "checkpoints" / "best.ckpt", packed)
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -137,11 +159,16 @@ def adopt(config: TrainConfig, where: str | Path) -> Checkpoint:
         before, after = getattr(config.model, name), getattr(theirs, name)
         asked = f"model.{name}" in given or ("model" in given and name in KINDS)
         if name == "block_size":
-            require(not asked or before <= after, f"model.block_size={before} is beyond the {after} of {where}")
+            require(
+                not asked or before <= after, f"model.block_size={before} is beyond the {after} of init_from={where}"
+            )
             setattr(config.model, name, min(before, after))
-        elif name not in ("dropout", "init"):
+        elif name == "init":
+            require(not asked, f"model.init={before} means nothing with init_from={where}; leave it out")
+        elif name != "dropout":
             require(not asked or before == after, f"model.{name}={before} differs from {after} in init_from={where}")
             setattr(config.model, name, after)
+    config.tokenizer = TokenizerConfig(f"that of {where}", start.tokenizer.vocab_size)
     weights = start.model.state_dict()
     if "position.table.weight" in weights:
         weights["position.table.weight"] = weights["position.table.weight"][: config.model.block_size].clone()
@@ -198,7 +225,7 @@ def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path) -
             require(before == after, f"{key}={after} differs from {before} in {resume_from}; {again}")
 
 
-def make_callbacks(config: TrainConfig, folder: Path, packed: Packed) -> list[L.Callback]:
+def make_callbacks(config: TrainConfig, devices: int, folder: Path, packed: Packed, peak: float) -> list[L.Callback]:
     """What watches the run. Prompts that are not given are a stretch of the validation text."""
     tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
     val_every = config.trainer.val_check_interval
@@ -210,27 +237,29 @@ def make_callbacks(config: TrainConfig, folder: Path, packed: Packed) -> list[L.
     )
     sample = wanted.samples
     start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own[:32]
-    tokens_per_step = config.global_batch_size * block_size
+    tokens_per_step, patience = config.global_batch(devices) * block_size, wanted.early_stopping.patience
     return [
-        callbacks.MetricsLog(folder / "metrics.csv", config.trainer.log_every_n_steps, val_every, tokens_per_step),
+        MetricsLog(folder / "metrics.csv", config.trainer.log_every_n_steps, val_every, tokens_per_step, peak),
         callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps),
         callbacks.TextSamples(folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature),
         callbacks.ProgressBar(),
+        *([callbacks.EarlyStopping(patience)] if patience else []),
         callbacks.Checkpoints(folder / "checkpoints", wanted.checkpoint.every_n_steps, val_every),
     ]
 
 
-def make_trainer(config: TrainConfig, watchers: list, logger: Logger | None) -> L.Trainer:
+def make_trainer(config: TrainConfig, accumulate: int, watchers: list, logger: Logger | None) -> L.Trainer:
     """Lightning's Trainer with the configuration's flags. One long epoch: steps are what counts."""
     flags = asdict(config.trainer)
-    flags["val_check_interval"] *= config.accumulate  # Lightning counts batches
-    flags["log_every_n_steps"] = 1  # Lightning's own log is not used: callbacks.MetricsLog counts steps
+    flags["val_check_interval"] *= accumulate  # Lightning counts batches
+    flags["precision"] = "32-true" if flags["precision"] == "auto" else flags["precision"]
+    flags["log_every_n_steps"] = 1  # Lightning's own log is not used: MetricsLog counts steps
     try:
         trainer = L.Trainer(
             **flags,
             max_epochs=-1,
             check_val_every_n_epoch=None,
-            accumulate_grad_batches=config.accumulate,
+            accumulate_grad_batches=accumulate,
             num_sanity_val_steps=0,
             callbacks=watchers,
             logger=logger or False,
@@ -239,5 +268,6 @@ def make_trainer(config: TrainConfig, watchers: list, logger: Logger | None) -> 
         )
     except (ValueError, TypeError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
-    require(trainer.world_size == 1, f"trainer.devices={config.trainer.devices}: one device is supported so far")
+    one = trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
+    require(one, f"trainer.strategy={config.trainer.strategy} is not supported yet; for several devices give ddp")
     return trainer

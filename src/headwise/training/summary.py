@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from headwise.files import CsvTable
 from headwise.inspection.plots import loss_curve
 from headwise.training import callbacks
+from headwise.training.metrics import METRICS
 
 
 def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: float) -> dict:
     """What the run came to, read from what it has written, and its loss curve."""
-    rows = CsvTable(folder / "metrics.csv", callbacks.METRICS).rows()
+    rows = CsvTable(folder / "metrics.csv", METRICS).rows()
     loss_curve(rows, folder / "loss.png")
     validated = [row for row in rows if row["val_loss"]]
     best = min(validated, key=lambda row: float(row["val_loss"]))

@@ -1,0 +1,64 @@
+"""What `auto` stands for. It is decided by the configuration and the kind of device alone, never by a measurement, so
+that the same command trains the same way each time; a run's checkpoints keep what was decided."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from headwise.cli import say
+from headwise.config import TrainConfig
+from headwise.errors import choose, require
+from headwise.model.gpt import GPT
+
+PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale that the optimizer does not undo
+    "auto": "bfloat16 where a GPU has it and it is safe, else float32",
+    "32-true": "float32",
+    "bf16-mixed": "bfloat16 where it is safe",
+    "bf16-true": "bfloat16",
+    "64-true": "float64",
+}
+# Operations of a run from which on compiling repays itself: minutes of training on each kind of device, where compiling
+# takes about half a minute once, and some seconds with a warm cache.
+COMPILE_FROM = {"cpu": 1e13, "cuda": 2e16}
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UserError for a choice that does not exist."""
+    choose("trainer.precision", config.trainer.precision, PRECISIONS)
+    require(config.compile in ("auto", True, False), f"compile={config.compile} is none of auto, true, false")
+
+
+def settle(config: TrainConfig, device: str, devices: int, saved: dict | None) -> None:
+    """Put a decision in the place of every auto: that of the `saved` configuration of a run that goes on, or else what
+    suits the kind of device (cpu, cuda, mps) and the length of the run."""
+    if config.trainer.precision == "auto":
+        bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        config.trainer.precision = saved["trainer"]["precision"] if saved else ("bf16-mixed" if bf16 else "32-true")
+    if config.compile == "auto":
+        config.compile = (
+            saved["compile"] if saved else run_flops(config, devices) >= COMPILE_FROM.get(device, float("inf"))
+        )
+
+
+def run_flops(config: TrainConfig, devices: int) -> float:
+    """Operations of the whole training, once model.vocab_size is known."""
+    with torch.device("meta"):
+        model = GPT(config.model)
+    tokens = config.global_batch(devices) * config.model.block_size * config.trainer.max_steps
+    return model.flops_per_token() * tokens
+
+
+def compile_blocks(model: GPT) -> None:
+    """Compile every block in place, which keeps the weights' names; equal blocks share one compilation. Where there is
+    no working compiler, say so and leave the model as it is."""
+    try:
+        probe = nn.Linear(2, 2).to(model.embedding.weight.device)
+        torch.compile(probe, fullgraph=True)(torch.ones(2, 2, device=probe.weight.device))
+    except Exception as error:  # whatever the platform lacks, training goes on without it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        say(f"compile: no compiler works here ({reason}); training without")
+        torch._dynamo.reset()
+        return
+    for block in model.blocks:
+        block.compile()

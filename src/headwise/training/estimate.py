@@ -1,0 +1,82 @@
+"""What a run will cost, told before it starts: parameters, tokens, arithmetic; memory and time with estimate=true."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import torch
+from torch import Tensor, nn
+
+from headwise.config import TrainConfig
+from headwise.model.gpt import GPT, next_token_loss
+from headwise.training.optim import make_optimizer
+
+DTYPES = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "bf16-mixed": torch.bfloat16}
+
+
+def plan(config: TrainConfig, devices: int, model: GPT, train_tokens: int) -> list[str]:
+    """Lines on what the run will do, known without trying; `train_tokens` is the size of the training text."""
+    step = config.global_batch(devices) * config.model.block_size
+    seen, flops = step * config.trainer.max_steps, model.flops_per_token()
+    return [
+        f"parameters       {model.n_parameters():,}; {seen / model.n_parameters():.3g} tokens to train on for each",
+        f"tokens           {step:,} a step, {seen:,} in all: the text {seen / train_tokens:.3g} times over",
+        f"arithmetic       {flops / 1e6:.4g} MFLOP a token, {flops * seen:.3g} FLOP in all",
+    ]
+
+
+def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device, steps: int = 3) -> list[str]:
+    """Lines on memory and time, from a few steps on random tokens with a copy of the model."""
+    model = copy.deepcopy(model).to(device).train()
+    dtype = DTYPES[config.trainer.precision]
+    mixed = torch.autocast(device.type, dtype, enabled=config.trainer.precision == "bf16-mixed")
+    if config.trainer.precision.endswith("true"):
+        model.to(dtype)
+    optimizer = make_optimizer(model, config.optimizer)
+    shape = (config.data.batch_size, config.model.block_size + 1)
+    ids = torch.randint(config.model.vocab_size, shape, device=device)
+    accumulate, kept = config.accumulate(devices), dict[int, int]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        for _ in range(accumulate):
+            with mixed, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                next_token_loss(model(ids[:, :-1]), ids[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    state = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values())
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    activations = sum(size for place, size in kept.items() if place not in own) / (steps * accumulate)
+    total = 2 * weights + state + activations
+    seconds = min(times) * config.trainer.max_steps
+    return [
+        f"memory           {total / 1e6:,.0f} MB: weights and gradients {2 * weights / 1e6:,.0f}, optimizer "
+        f"{state / 1e6:,.0f}, activations {activations / 1e6:,.0f}; the program itself takes about 500 more",
+        f"time             {min(times) * 1000:,.0f} ms a step, {seconds / 60:,.1f} minutes of steps in all"
+        + (", before compiling" if config.compile else ""),
+    ]
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product in `dtype`: what utilisation is measured against."""
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        out = nn.functional.linear(a, a)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    del out
+    return 2 * n**3 / best

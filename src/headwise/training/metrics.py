@@ -1,0 +1,135 @@
+"""The numbers of a run: measured every n steps and at each validation, written to metrics.csv and to the logger."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from headwise.errors import RunError
+from headwise.files import CsvTable
+from headwise.training.clock import Clock, step_ended
+from headwise.training.loggers import log_moment
+from headwise.training.module import TrainingModule
+
+EXPLODED = 2  # times the loss of guessing
+METRICS = [
+    "step", "tokens", "seconds", "train_loss", "val_loss", "val_bits_per_byte", "lr", "grad_norm",
+    "tokens_per_second", "update_ratio", "utilization", "memory_mb",
+]  # fmt: skip
+
+
+def refuse_to_diverge(trainer: L.Trainer, module: TrainingModule) -> None:
+    """Raise RunError once a loss or the gradient's norm is not a number, or a loss is far above that of guessing; the
+    checkpoints stay as they were."""
+    guessing = math.log(module.model.config.vocab_size)
+    latest = {"training loss": module.train_loss, "gradient norm": module.grad_norm}
+    numbers = {name: float(trainer.strategy.reduce(value)) for name, value in latest.items()}  # of all devices
+    if module.val_count:  # validated at least once
+        numbers["validation loss"] = module.val_loss
+    for name, value in numbers.items():
+        exploded = name != "gradient norm" and value > EXPLODED * guessing + 1
+        if exploded or not math.isfinite(value):
+            than = f", where guessing gives {guessing:.3g}" if exploded else ""
+            raise RunError(
+                f"the training diverged by step {trainer.global_step}: its {name} is {value:.4g}{than}; try a smaller "
+                f"optimizer.lr{' and optimizer.muon_lr' if module.optimizer_config.kind == 'muon' else ''} or a longer "
+                "schedule.warmup_steps. The checkpoints are those before it"
+            )
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in MB: the GPU's, or else the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+class MetricsLog(Clock):
+    """metrics.csv and the logger's scalars: a row every n steps and at each validation. `peak` is what the device can
+    do, in operations a second; utilization is the part of it that the model's own operations take."""
+
+    def __init__(self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int, peak: float):
+        super().__init__(every_n_steps)
+        self.peak = peak
+        self.table = CsvTable(path, METRICS)
+        self.validation = Clock(val_every)
+        self.tokens_per_step = tokens_per_step
+        self.seconds = 0.0  # spent training in all, resumed parts included
+        self.steps, self.interval = 0, 0.0  # since the last row
+        self.row: dict[str, Any] = {}
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        if trainer.is_global_zero:
+            self.table.begin(trainer.global_step)
+        pl_module.watch_update = lambda step: self.due_at(trainer, step) or self.validation.due_at(trainer, step)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        validation_follows = self.validation.due(trainer, batch_idx)
+        row_due = self.due(trainer, batch_idx) or validation_follows
+        if row_due:
+            refuse_to_diverge(trainer, pl_module)  # first, since it waits for the device to finish the step
+        self.interval += time.perf_counter() - self.started
+        self.steps += step_ended(trainer, batch_idx)
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # makes Lightning validate after the last step, whichever that is
+        if row_due:
+            self.row = self.measure(trainer, pl_module)
+            if not validation_follows:
+                self.write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        refuse_to_diverge(trainer, pl_module)
+        if self.row.get("step") != trainer.global_step:  # the run was stopped early, by trainer.max_time say
+            self.row = self.measure(trainer, pl_module)
+        self.row |= {"val_loss": pl_module.val_loss, "val_bits_per_byte": pl_module.val_bits_per_byte}
+        self.write(trainer)
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The row of the step just taken; speed and time are since the last row."""
+        assert isinstance(pl_module, TrainingModule)
+        self.seconds += self.interval
+        speed = self.steps * self.tokens_per_step / self.interval if self.steps else math.nan
+        self.steps, self.interval = 0, 0.0
+        return {
+            "step": trainer.global_step,
+            "tokens": trainer.global_step * self.tokens_per_step,
+            "seconds": round(self.seconds, 3),
+            "train_loss": float(trainer.strategy.reduce(pl_module.train_loss)),
+            "lr": pl_module.last_lr,
+            "grad_norm": float(pl_module.grad_norm),
+            "tokens_per_second": round(speed, 1),
+            "update_ratio": pl_module.update_ratio,
+            "utilization": round(speed * pl_module.model.flops_per_token() / trainer.world_size / self.peak, 4),
+            "memory_mb": round(peak_memory(pl_module.device), 1),
+        }
+
+    def write(self, trainer: L.Trainer) -> None:
+        """The row goes out whole, once."""
+        if not trainer.is_global_zero:
+            return
+        self.table.append([self.row])
+        log_moment(trainer.loggers, self.row["step"], {k: v for k, v in self.row.items() if k != "step"}, {})
