@@ -28,9 +28,9 @@ CHECKED = [  # found by the run's own checks, before any work
     ("data.path=nowhere data=files", "data.path=nowhere names no file"),
     ("trainer.accelerator=cpv", "trainer: You selected an invalid accelerator name"),
     ("trainer.strategy=nonsense", "trainer: "),
-    ("trainer.precision=16-mixed", "trainer.precision=16-mixed is none of 32-true"),
+    ("trainer.precision=16-mixed", "trainer.precision=16-mixed is none of auto, 32-true"),
     ("resume=nowhere", "resume=nowhere holds no checkpoints/last.ckpt"),
-    ("schedule.kind=cosin", "schedule.kind=cosin is none of cosine, constant; did you mean cosine?"),
+    ("schedule.kind=cosin", "schedule.kind=cosin is none of cosine, linear, wsd, constant; did you mean cosine?"),
 ]
 
 
