@@ -206,7 +206,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_pat
 def test_an_estimate_says_what_a_run_takes_and_starts_nothing(tmp_path):
     done = script_here("train", *arguments("run", ["estimate=true", "data.global_batch_size=20"]), cwd=tmp_path)
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert list(lines) == ["parameters", "tokens", "arithmetic", "memory", "time"]
+    assert list(lines) == ["parameters", "text", "tokens", "arithmetic", "memory", "time"]
     assert lines["tokens"].startswith("480 a step, ")  # 20 windows of 24
     assert not (tmp_path / "run").exists()
 

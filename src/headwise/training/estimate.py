@@ -15,15 +15,23 @@ from headwise.training.optim import make_optimizer
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "bf16-mixed": torch.bfloat16}
 
 
-def plan(config: TrainConfig, devices: int, model: GPT, train_tokens: int) -> list[str]:
-    """Lines on what the run will do, known without trying; `train_tokens` is the size of the training text."""
+def plan(config: TrainConfig, devices: int, model: GPT, counts: dict[str, int]) -> list[str]:
+    """Lines on what the run will do, known without trying; `counts` are the tokens of each split."""
     step = config.global_batch(devices) * config.model.block_size
     seen, flops = step * config.trainer.max_steps, model.flops_per_token()
     return [
         f"parameters       {model.n_parameters():,}; {seen / model.n_parameters():.3g} tokens to train on for each",
-        f"tokens           {step:,} a step, {seen:,} in all: the text {seen / train_tokens:.3g} times over",
+        f"text             {counts['train']:,} training and {counts['val']:,} validation tokens",
+        f"tokens           {step:,} a step, {seen:,} in all: the text {seen / counts['train']:.3g} times over",
         f"arithmetic       {flops / 1e6:.4g} MFLOP a token, {flops * seen:.3g} FLOP in all",
     ]
+
+
+def setting(config: TrainConfig, devices: int, device: torch.device, peak: float) -> str:
+    """A line on what the run runs on; `peak` is matmul_peak's."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    how = config.trainer.precision + (", compiled" if config.compile else "")
+    return f"device           {devices} x {device.type}, {kind}, {how}; {peak / 1e9:,.0f} GFLOP/s in a matrix product"
 
 
 def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device, steps: int = 3) -> list[str]:

@@ -34,7 +34,7 @@ from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks, choices, loggers
 from headwise.training.choices import compile_blocks
-from headwise.training.estimate import DTYPES, matmul_peak, measured, plan
+from headwise.training.estimate import DTYPES, matmul_peak, measured, plan, setting
 from headwise.training.metrics import MetricsLog
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
@@ -100,8 +100,7 @@ def train(composed: DictConfig) -> dict | None:
             return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     L.seed_everything(config.seed, verbose=False)
     model = start.model.train() if start else GPT(config.model)
-    counts, accumulate = packed.manifest["tokens"], config.accumulate(devices)
-    lines = plan(config, devices, model, counts["train"])
+    lines, accumulate = plan(config, devices, model, packed.manifest["tokens"]), config.accumulate(devices)
     if config.estimate:
         print("\n".join([*lines, *measured(config, devices, model, device)]))
         return None
@@ -115,15 +114,8 @@ def train(composed: DictConfig) -> dict | None:
     if first:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
         write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
-        for line in lines:
+        for line in [*lines, setting(config, devices, device, peak), f"folder           {folder}"]:
             say(line)
-        say(f"text             {counts['train']:,} training and {counts['val']:,} validation tokens")
-        kind = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-        say(
-            f"device           {devices} x {device.type}, {kind}; {config.trainer.precision}"
-            f"{', compiled' if config.compile else ''}; {peak / 1e9:,.0f} GFLOP/s in a matrix product"
-        )
-        say(f"folder           {folder}")
     if config.compile:
         compile_blocks(model)
     whole_run = False
