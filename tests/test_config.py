@@ -23,6 +23,22 @@ def test_a_number_out_of_range_is_refused_with_its_key(group, key, value, messag
     setattr(getattr(config, group), key, value)
     with pytest.raises(UserError, match=message):
         config.validate()
+        config.accumulate(devices=1)
+
+
+@pytest.mark.parametrize(("devices", "whole", "forward_passes"), [(1, None, 1), (1, 96, 3), (3, None, 1), (3, 192, 2)])
+def test_a_step_has_as_many_forward_passes_as_its_batch_needs(devices, whole, forward_passes):
+    config = TrainConfig()
+    config.data.global_batch_size = whole
+    assert config.accumulate(devices) == forward_passes
+    assert config.global_batch(devices) == 32 * devices * forward_passes
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    config = TrainConfig()
+    config.data.global_batch_size = 64
+    with pytest.raises(UserError, match="data.global_batch_size=64 is not divisible by data.batch_size=32 x 3 devices"):
+        config.accumulate(3)
 
 
 def test_the_defaults_are_valid():

@@ -264,7 +264,14 @@ def test_the_same_seed_gives_the_same_losses_with_maps_samples_and_logger_on_or_
 
 def test_validation_loss_does_not_depend_on_the_batch_size(tmp_path):
     """Two runs whose models are the same: a rate too small to move a float32 weight."""
-    still = [*STEPS, "trainer.max_steps=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "model.init=gpt2"]
+    still = [
+        *STEPS,
+        "trainer.max_steps=1",
+        "optimizer.lr=1e-30",
+        "optimizer.muon_lr=1e-30",
+        "optimizer.weight_decay=0",
+        "model.init=gpt2",
+    ]
     a = train(tmp_path, "a", *still, "data.batch_size=3")
     b = train(tmp_path, "b", *still, "data.batch_size=31")
     assert a["val_loss"] == b["val_loss"]
@@ -340,7 +347,7 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
         ("model.n_layer=3", "model.n_layer=3 differs from 2"),
         ("tokenizer=bpe", "data: the text, its split or its tokenizer differs"),
         ("data.val_fraction=0.2", "data: the text, its split or its tokenizer differs"),
-        ("optimizer.lr=1e-5", "optimizer.lr=1e-05 differs from 0.006"),
+        ("optimizer.lr=1e-5", "optimizer.lr=1e-05 differs from 0.004"),
         ("data.global_batch_size=5", "data.global_batch_size=5 differs from 10"),
     ):
         result = script_here("train", *finished, "trainer.max_steps=12", "resume=auto", change, cwd=cwd, ok=False)

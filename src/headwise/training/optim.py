@@ -54,7 +54,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(x: Tensor, iterations: int) -> Tensor:
-    """Matrices x [..., m, n] with all their singular values brought near 1: U V^T of U S V^T, by Newton and Schulz's
+    """Matrices x [N, m, n] with all their singular values brought near 1: U V^T of U S V^T, by Newton and Schulz's
     iteration, in the arithmetic of x."""
     turned = x.size(-2) > x.size(-1)
     x = x.mT if turned else x  # the product below is of the shorter side
@@ -62,7 +62,7 @@ def orthogonalized(x: Tensor, iterations: int) -> Tensor:
     a, b, c = QUINTIC
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if turned else x
 
 
