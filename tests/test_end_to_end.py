@@ -84,7 +84,7 @@ def test_metrics_have_a_row_per_moment_and_validation_covers_the_last_step(run):
     assert summary["val_loss"] == float(best["val_loss"])
     assert load(folder / "checkpoints/best.ckpt").about["val_loss"] == summary["val_loss"]
     assert all(float(row["train_loss"]) > 0 and float(row["grad_norm"]) > 0 for row in rows)
-    assert float(rows[0]["lr"]) == 6e-3  # the quickstart's, after a warmup of two steps
+    assert float(rows[0]["lr"]) == 4e-3  # the quickstart's, after a warmup of two steps
 
 
 def test_the_offline_wandb_run_holds_pictures_and_numbers_at_their_steps(run):
