@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from step import seconds
 from headwise.config import OptimizerConfig
 from headwise.data.datamodule import ValBatches
 from headwise.data.sampler import window_starts, windows_at
+from headwise.evaluation import mean_loss
 from headwise.model.config import GPTConfig
-from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.model.gpt import GPT, next_token_loss
 from headwise.training.choices import compile_blocks
 from headwise.training.optim import make_optimizer
 
@@ -74,6 +76,11 @@ def nanogpt_model(nanogpt: Path, vocabulary: int) -> Any:
     from model import GPTConfig as NanoConfig
 
     return NanoGPT(NanoConfig(**SHAPE, vocab_size=vocabulary, dropout=0.0, bias=False))
+
+
+def all_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """nanoGPT's logits at every position, which it computes only where it is given targets."""
+    return model(ids, ids)[0]
 
 
 def take_steps(forward: Callable, parameters: list, optimizer: torch.optim.Optimizer) -> Callable[[], float]:
@@ -169,18 +176,6 @@ def bench_loop(threads: int, rounds: int) -> None:
     print(f"Lightning, logging and callbacks: {statistics.median(ratios):.3f} of a bare loop\n", flush=True)
 
 
-def whole_split(model: Any, tokens: np.ndarray, vocabulary: int) -> float:
-    """nanoGPT's loss over the whole validation split, each token predicted once."""
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for x, y in ValBatches(tokens, 64, vocabulary):
-            known = y != IGNORE
-            logits = model(x, y.clamp(min=0))[0]
-            total += float(next_token_loss(logits, y, reduction="sum"))
-            count += int(known.sum())
-    return total / count
-
-
 def bench_race(nanogpt: Path, text: Path, threads: int, rounds: int) -> None:
     """Print the wall time of nanoGPT's command, and of ours to the same loss."""
     train_tokens, val_tokens, known = characters(text.read_text(encoding="utf-8"))
@@ -208,7 +203,9 @@ def bench_race(nanogpt: Path, text: Path, threads: int, rounds: int) -> None:
             model = nanogpt_model(copy, len(known))
             saved = torch.load(copy / "out-shakespeare-char/ckpt.pt", map_location="cpu", weights_only=True)
             model.load_state_dict(saved["model"])
-            loss = whole_split(model.eval(), val_tokens, len(known))
+            model.eval()
+            batches = ValBatches(val_tokens, SHAPE["block_size"], len(known))
+            loss = mean_loss(partial(all_logits, model), batches)
             print(f"| nanoGPT, 2,000 steps (its best checkpoint) | {theirs:.0f} | {loss:.4f} |", flush=True)
             wall, summary, _, _ = train(
                 "experiment=shakespeare_race", f'data.path="{text.resolve()}"', f"threads={threads}"

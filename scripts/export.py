@@ -9,11 +9,7 @@ def parser() -> Parser:
     """The flags."""
     flags = Parser(description="Write a trained model as a folder that transformers opens.")
     add = flags.add_argument
-    add(
-        "--checkpoint",
-        metavar="PATH",
-        help="a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best",
-    )
+    flags.add_checkpoint()
     add("--output", required=True, metavar="DIR", help="the folder to make; it must not be there yet, or be empty")
     return flags
 

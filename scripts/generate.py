@@ -10,11 +10,7 @@ def parser() -> Parser:
     flags = Parser(description="Continue a prompt with a trained model. The text appears as it is sampled.")
     add = flags.add_argument
     add("--prompt", required=True, metavar="TEXT", help="the text to continue")
-    add(
-        "--checkpoint",
-        metavar="PATH",
-        help="a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best",
-    )
+    flags.add_checkpoint()
     add("--max-new-tokens", type=int, default=300, metavar="N", help="default: %(default)s")
     add("--temperature", type=float, default=0.8, metavar="F", help="0: always the likeliest; default: %(default)s")
     add("--top-k", type=int, metavar="N", help="sample from the N likeliest tokens only")

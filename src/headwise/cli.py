@@ -20,6 +20,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; --help lists every flag")
 
+    def add_checkpoint(self) -> None:
+        """--checkpoint, as every script has it that reads a model (headwise.hf.open_model)."""
+        where = "a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best"
+        self.add_argument("--checkpoint", metavar="PATH", help=where)
+
 
 def say(line: str) -> None:
     """Something a person may want to know, on standard error."""

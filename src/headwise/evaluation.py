@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from headwise import checkpoint
 from headwise.data.datamodule import ValBatches
 from headwise.data.packing import Packed
-from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.model.gpt import IGNORE, next_token_loss
 
 
 @torch.no_grad()
-def mean_loss(model: GPT, batches: ValBatches) -> float:
-    """Nats per token of a model in eval mode."""
-    total, count, device = 0.0, 0, model.embedding.weight.device
+def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: ValBatches) -> float:
+    """Nats per token of a model in eval mode, or of any function from token ids [B, T] to logits [B, T, V]."""
+    total, count = 0.0, 0
     for inputs, targets in batches:
-        total += float(next_token_loss(model(inputs.to(device)), targets.to(device), reduction="sum"))
+        total += float(next_token_loss(logits_of(inputs), targets, reduction="sum"))
         count += int((targets != IGNORE).sum())
     return total / count
 

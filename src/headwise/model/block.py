@@ -17,8 +17,8 @@ from headwise.model.norm import NORMS
 from headwise.model.position import NoPosition
 
 
-class GELU(nn.Module):
-    """down(gelu(up(x))), with GPT-2's tanh approximation of GELU (Hendrycks & Gimpel 2016)."""
+class TwoLayerMLP(nn.Module):
+    """down(activate(up(x))), 4 n_embd wide by default."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -26,8 +26,27 @@ class GELU(nn.Module):
         self.up = nn.Linear(config.n_embd, inner, bias=config.bias)
         self.down = nn.Linear(inner, config.n_embd, bias=config.bias)
 
+    def activate(self, hidden: Tensor) -> Tensor:
+        """What happens to each hidden value [B, T, N]."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(self.activate(self.up(x)))
+
+
+class GELU(TwoLayerMLP):
+    """down(gelu(up(x))), with GPT-2's tanh approximation of GELU (Hendrycks & Gimpel 2016)."""
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        return F.gelu(hidden, approximate="tanh")
+
+
+class ReLU2(TwoLayerMLP):
+    """down(relu(up(x))^2) (So et al. 2021)."""
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        hidden = F.relu(hidden)
+        return hidden * hidden  # faster than .square(), whose backward goes through pow
 
 
 class SwiGLU(nn.Module):
@@ -43,20 +62,6 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class ReLU2(nn.Module):
-    """down(relu(up(x))^2) (So et al. 2021)."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        inner = config.n_inner or 4 * config.n_embd
-        self.up = nn.Linear(config.n_embd, inner, bias=config.bias)
-        self.down = nn.Linear(inner, config.n_embd, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = F.relu(self.up(x))
-        return self.down(hidden * hidden)  # faster than .square(), whose backward goes through pow
 
 
 class NoMLP(nn.Module):

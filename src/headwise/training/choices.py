@@ -12,11 +12,10 @@ from headwise.errors import choose, require
 from headwise.model.gpt import GPT
 
 PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale that the optimizer does not undo
-    "auto": "bfloat16 where a GPU has it and it is safe, else float32",
-    "32-true": "float32",
-    "bf16-mixed": "bfloat16 where it is safe",
-    "bf16-true": "bfloat16",
-    "64-true": "float64",
+    "32-true": torch.float32,
+    "bf16-mixed": torch.bfloat16,  # where it is safe, float32 elsewhere
+    "bf16-true": torch.bfloat16,
+    "64-true": torch.float64,
 }
 # Operations of a run from which on compiling repays itself: minutes of training on each kind of device, where compiling
 # takes about half a minute once, and some seconds with a warm cache.
@@ -25,7 +24,7 @@ COMPILE_FROM = {"cpu": 1e13, "cuda": 2e16}
 
 def check(config: TrainConfig) -> None:
     """Raise UserError for a choice that does not exist."""
-    choose("trainer.precision", config.trainer.precision, PRECISIONS)
+    choose("trainer.precision", config.trainer.precision, {"auto": None, **PRECISIONS})
     require(config.compile in ("auto", True, False), f"compile={config.compile} is none of auto, true, false")
 
 

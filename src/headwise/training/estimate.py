@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from headwise.config import TrainConfig
 from headwise.model.gpt import GPT, next_token_loss
+from headwise.training.choices import PRECISIONS
 from headwise.training.optim import make_optimizer
-
-DTYPES = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "bf16-mixed": torch.bfloat16}
 
 
 def plan(config: TrainConfig, devices: int, model: GPT, counts: dict[str, int]) -> list[str]:
@@ -37,7 +36,7 @@ def setting(config: TrainConfig, devices: int, device: torch.device, peak: float
 def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device, steps: int = 3) -> list[str]:
     """Lines on memory and time, from a few steps on random tokens with a copy of the model."""
     model = copy.deepcopy(model).to(device).train()
-    dtype = DTYPES[config.trainer.precision]
+    dtype = PRECISIONS[config.trainer.precision]
     mixed = torch.autocast(device.type, dtype, enabled=config.trainer.precision == "bf16-mixed")
     if config.trainer.precision.endswith("true"):
         model.to(dtype)

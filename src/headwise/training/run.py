@@ -33,8 +33,8 @@ from headwise.inspection.recorder import OWN_PROBE_TOKENS, Recorder, own_probe
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks, choices, loggers
-from headwise.training.choices import compile_blocks
-from headwise.training.estimate import DTYPES, matmul_peak, measured, plan, setting
+from headwise.training.choices import PRECISIONS, compile_blocks
+from headwise.training.estimate import matmul_peak, measured, plan, setting
 from headwise.training.metrics import MetricsLog
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
@@ -108,7 +108,7 @@ def train(composed: DictConfig) -> dict | None:
     module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
     block_size, wanted = config.model.block_size, config.data
     datamodule = TextDataModule(packed, block_size, wanted.batch_size, accumulate, config.seed, wanted.val_tokens)
-    peak = matmul_peak(device, DTYPES[config.trainer.precision])
+    peak = matmul_peak(device, PRECISIONS[config.trainer.precision])
     watchers = make_callbacks(config, devices, folder, packed, peak)
     logger = loggers.make_logger(config.logger, folder, plain) if first else None
     if first:
