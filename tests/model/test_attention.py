@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from headwise.inspection.capture import capture
 from headwise.model.attention import (
+    SHORT,
     CausalSelfAttention,
     causal_mask,
     fold,
@@ -89,6 +90,11 @@ def test_fused_equals_reference_forward_and_backward(groups, n_query):
     assert nothing is None
     assert pattern.shape == (B, H, n_query, T)
     agree(z, fused, ours, theirs)
+
+
+def test_fused_equals_reference_where_sequences_are_long():
+    ours, theirs = (qkv(groups=H, n_query=SHORT + 7, n_key=SHORT + 7) for _ in range(2))
+    agree(reference_attention(*ours)[0], fused_attention(*theirs)[0], ours, theirs)
 
 
 def left_padded(*lengths):

@@ -37,6 +37,12 @@ def test_the_default_width_gives_all_kinds_as_many_parameters(kind, inner):
     assert MLPS[kind](GPTConfig(n_embd=21, n_head=3, n_inner=13)).down.in_features == 13
 
 
+def test_a_compiled_gelu_is_gpt2s():
+    mlp, x = MLPS["gelu"](CONFIG), 3 * torch.randn(2, 5, 21)
+    expected = mlp(x)
+    assert torch.allclose(torch.compile(mlp, backend="eager")(x), expected, atol=1e-6)
+
+
 def test_a_block_adds_to_the_stream_and_each_token_is_fed_forward_alone():
     torch.manual_seed(0)
     block, x = Block(CONFIG), torch.randn(2, 5, 21)

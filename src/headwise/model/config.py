@@ -23,7 +23,7 @@ class GPTConfig:
     n_kv_head: int | None = None  # heads of keys and values, shared by groups of queries; null: as n_head
     n_embd: int = 128  # width of the residual stream
     head_dim: int | None = None  # width of one head's q, k and v; null: n_embd / n_head
-    n_inner: int | None = None  # hidden width of the feed-forward network; null: 4 n_embd, for swiglu 8/3 n_embd
+    n_inner: int | None = None  # hidden width of the feed-forward network; null: 4 n_embd, swiglu 8/3 of it
     attention: str = "softmax"  # softmax, relu
     position: str = "learned"  # learned, sinusoidal, rotary, none
     norm: str = "layernorm"  # layernorm, rmsnorm

@@ -33,7 +33,7 @@ from headwise.inspection.recorder import OWN_PROBE_TOKENS, Recorder, own_probe
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks, choices, loggers
-from headwise.training.choices import PRECISIONS, compile_blocks
+from headwise.training.choices import PRECISIONS, compile_model
 from headwise.training.estimate import matmul_peak, measured, plan, setting
 from headwise.training.metrics import MetricsLog
 from headwise.training.module import TrainingModule
@@ -117,7 +117,7 @@ def train(composed: DictConfig) -> dict | None:
         for line in [*lines, setting(config, devices, device, peak), f"folder           {folder}"]:
             say(line)
     if config.compile:
-        compile_blocks(model)
+        compile_model(model)
     whole_run = False
     try:
         trainer = make_trainer(config, accumulate, watchers, logger)
