@@ -223,8 +223,12 @@ def test_a_part_of_the_validation_text_is_enough_while_training_and_the_end_coun
 
 def test_a_run_that_gets_no_better_stops_early_and_stays_stopped(tmp_path):
     steps = [*STEPS, "trainer.max_steps=30", "trainer.val_check_interval=2", "optimizer.lr=1e-12"]
-    summary = train(tmp_path, "run", *steps, "callbacks.early_stopping.patience=2", "schedule=constant")
+    steps += ["callbacks.early_stopping.patience=2", "schedule=constant"]
+    summary = train(tmp_path, "run", *steps)
     assert summary["steps"] < 30
+    again = script_here("train", "run_dir=run", *steps, "resume=auto", cwd=tmp_path)
+    assert f"run has finished: it stopped early at step {summary['steps']}" in again.stderr
+    assert len(metrics(tmp_path / "run")) == int(summary["steps"]) // 2
 
 
 def test_a_compiled_run_learns_what_an_uncompiled_one_does(tmp_path):
@@ -339,7 +343,7 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
     finished = ["run_dir=out", *STEPS, "data.global_batch_size=10", "trainer.max_steps=10"]
     before = (folder / "metrics.csv").read_bytes()
     result = script_here("train", *finished, "resume=auto", cwd=cwd)
-    assert "has finished its 10 steps" in result.stderr
+    assert "out has finished: 10 steps are taken; raise trainer.max_steps to go on" in result.stderr
     refused = script_here("train", *finished, cwd=cwd, ok=False)
     assert refused.returncode == 2
     assert "run_dir=out already holds a run; resume=auto goes on with it" in refused.stderr

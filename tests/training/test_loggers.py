@@ -1,5 +1,7 @@
 """Loggers: W&B works without an account and without a network; the others say what they need."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import wandb
@@ -58,6 +60,19 @@ def test_a_wandb_that_cannot_start_falls_back_to_offline_with_one_line(tmp_path,
     close(logger, failed=False)
     assert "headwise: W&B could not start (no network); logging offline\n" in capsys.readouterr().err
     assert [moment["a"] for moment in logged(tmp_path)] == [1.0]
+
+
+@pytest.mark.parametrize(("mode", "there"), [("online", "run-20260102_030405-x7y8"), ("offline", None)])
+def test_a_resumed_run_goes_on_with_its_wandb_run_where_there_is_a_network(tmp_path, monkeypatch, mode, there):
+    for earlier in ("run-20260101_030405-a1b2", "run-20260102_030405-x7y8", "offline-run-20260103_030405-c3d4"):
+        (tmp_path / "wandb" / earlier).mkdir(parents=True)
+    asked, started = [], SimpleNamespace(define_metric=lambda *_, **__: None)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(wandb, "init", lambda **settings: asked.append(settings) or started)
+    monkeypatch.setattr("headwise.training.loggers.WandbLogger", lambda experiment: None)
+    make_logger(LoggerConfig(), tmp_path, {})
+    (settings,) = asked
+    assert (settings.get("id"), settings.get("resume")) == (("x7y8", "allow") if there else (None, None))
 
 
 def test_csv_and_none_add_nothing_to_the_folder(tmp_path):

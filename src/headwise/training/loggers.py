@@ -19,7 +19,8 @@ from headwise.errors import choose, require
 def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
     """The real W&B client: online after `wandb login` or with WANDB_MODE=online, else offline in the folder.
 
-    A start that fails (no network, say) falls back to offline, so that no training is lost to it.
+    A start that fails (no network, say) falls back to offline, so that no training is lost to it. A resumed run goes on
+    with its W&B run, or offline, where that cannot be, begins another of the same group.
     """
     import wandb
 
@@ -30,13 +31,15 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
         "project": config.project,
         "entity": config.entity,
         "name": config.name or folder.name,
-        "group": config.name or folder.name,  # a resumed run is a second W&B run in the same group
+        "group": config.name or folder.name,
         "dir": folder,
         "config": about,
         "settings": wandb.Settings(init_timeout=20, silent=True),  # the run's report says where it is
     }
+    earlier = sorted(folder.glob("wandb/run-*"))  # W&B's own folders of runs online: run-TIME-ID
+    resumed: Any = {"id": earlier[-1].name.split("-")[-1], "resume": "allow"} if earlier and mode == "online" else {}
     try:
-        run = wandb.init(mode=mode, **settings)
+        run = wandb.init(mode=mode, **settings, **resumed)
     except Exception as error:  # whatever it was, training goes on; the reason is said
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         say(f"W&B could not start ({reason}); logging offline")

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from headwise import checkpoint
 from headwise.checkpoint import Checkpoint
 from headwise.cli import say
-from headwise.config import TokenizerConfig, TrainConfig, dotted_keys
+from headwise.config import TokenizerConfig, TrainConfig
 from headwise.data.datamodule import TextDataModule
 from headwise.data.packing import Packed, pack
 from headwise.data.text import SOURCES, read_text
@@ -38,15 +38,11 @@ from headwise.training.estimate import matmul_peak, measured, plan, setting
 from headwise.training.metrics import MetricsLog
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
+from headwise.training.resume import find_resume, refuse_another_run, why_finished
 from headwise.training.schedule import SCHEDULES
 from headwise.training.summary import git_commit, summarize, versions
 
 KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=classic or model=modern stands for
-# What a resumed run must have as it was, since its result depends on it.
-FIXED = (
-    *("init_from", "model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
-    *("compile", "trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
-)
 
 
 def check(config: TrainConfig) -> L.Trainer:
@@ -95,8 +91,9 @@ def train(composed: DictConfig) -> dict | None:
     plain = asdict(config) | {"run_dir": str(folder)}  # as it turned out
     if saved and resume_from:
         refuse_another_run(saved, plain, packed.key, resume_from)
-        if saved["global_step"] >= config.trainer.max_steps and (folder / "summary.json").exists():
-            say(f"{folder} has finished its {saved['global_step']} steps; raise trainer.max_steps to go on")
+        over = why_finished(saved, config)
+        if over and (folder / "summary.json").exists():
+            say(f"{folder} has finished: {over}")
             return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     L.seed_everything(config.seed, verbose=False)
     model = start.model.train() if start else GPT(config.model)
@@ -182,39 +179,6 @@ def packed_text(config: TrainConfig, start: Checkpoint | None) -> Packed:
         f"model.vocab_size={config.model.vocab_size} is below the tokenizer's {size}; leave it out",
     )
     return packed
-
-
-def find_resume(config: TrainConfig, folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None for a new run in an empty folder."""
-    last = folder / "checkpoints" / "last.ckpt"
-    if config.resume == "auto":
-        return last if last.exists() else None
-    if config.resume:
-        given = Path(config.resume)
-        path = given if given.is_file() else given / "checkpoints" / "last.ckpt"
-        require(
-            path.is_file(),
-            f"resume={config.resume} holds no checkpoints/last.ckpt; give a run's folder, or auto",
-        )
-        return path
-    require(
-        not (folder / "config.yaml").exists(),
-        f"run_dir={folder} already holds a run; resume=auto goes on with it, another run_dir starts anew",
-    )
-    return None
-
-
-def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path) -> None:
-    """Raise UserError if the checkpoint's text differs from `data`, or its settings from `plain` in what a run's
-    result depends on: going on would be neither the one run nor the other."""
-    about = saved["headwise"]["about"]
-    again = "give the overrides of the run's overrides.yaml again, or start a new run"
-    require(about["data"] == data, f"data: the text, its split or its tokenizer differs from {resume_from}; {again}")
-    was, now = OmegaConf.create(about["config"]), OmegaConf.create(plain)
-    for key in dotted_keys(now):
-        before, after = OmegaConf.select(was, key), OmegaConf.select(now, key)
-        if key.startswith(FIXED) and not isinstance(after, DictConfig):
-            require(before == after, f"{key}={after} differs from {before} in {resume_from}; {again}")
 
 
 def make_callbacks(config: TrainConfig, devices: int, folder: Path, packed: Packed, peak: float) -> list[L.Callback]:
