@@ -15,7 +15,7 @@ C = n_embd.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,20 +50,51 @@ class AttentionMap:
         return self.z @ self.w_o
 
 
+Wrap = Callable[[int, CausalSelfAttention, Attend], Attend]
+
+
 @contextmanager
-def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
-    """Collect every layer's attention map, {layer: map}, of the latest forward pass inside the block."""
-    maps: dict[int, AttentionMap] = {}
+def _swapped(model: nn.Module, wrap: Wrap) -> Iterator[None]:
+    """Inside, the attention of every layer is wrap(layer, part, what it was)."""
     parts = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
     before = [part.attend for part in parts]
     with torch.compiler.set_stance("force_eager"):
         try:
             for layer, part in enumerate(parts):
-                part.attend = _recording(part, layer, maps)
-            yield maps
+                part.attend = wrap(layer, part, part.attend)
+            yield
         finally:
             for part, attend in zip(parts, before, strict=True):
                 part.attend = attend
+
+
+@contextmanager
+def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
+    """Collect every layer's attention map, {layer: map}, of the latest forward pass inside the block."""
+    maps: dict[int, AttentionMap] = {}
+
+    def recording(layer: int, part: CausalSelfAttention, attend: Attend) -> Attend:
+        return _recording(part, layer, maps)
+
+    with _swapped(model, recording):
+        yield maps
+
+
+@contextmanager
+def edited(model: nn.Module, edit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Inside, what each layer's heads mix, z [B, H, Tq, D], becomes edit(layer, z) before W_O; with gradients."""
+
+    def editing(layer: int, part: CausalSelfAttention, attend: Attend) -> Attend:
+        def attend_and_edit(
+            q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+        ) -> tuple[Tensor, Tensor | None]:
+            z, pattern = attend(q, k, v, mask, dropout)
+            return edit(layer, z), pattern
+
+        return attend_and_edit
+
+    with _swapped(model, editing):
+        yield
 
 
 def _recording(part: CausalSelfAttention, layer: int, maps: dict[int, AttentionMap]) -> Attend:

@@ -1,0 +1,180 @@
+"""What each head does to the model's predictions, as numbers [n_layer, n_head]; these need the model, not only maps.
+
+Each takes token ids [B, T + 1], of which the first T are read and the last T are what should have been predicted; the
+model comes back as it was.
+
+Dimensions: B batch, T tokens, L = n_layer, H heads, D head width, C = n_embd, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from headwise.inspection.capture import capture, edited
+from headwise.model.block import Block
+from headwise.model.gpt import GPT, eval_mode, next_token_loss
+
+
+def ov_copying(model: GPT, ids: Tensor) -> Tensor:
+    """Whether what a head reads from a token makes that token likelier: Re(sum of eigenvalues) / sum of their absolute
+    values, of the circuit W_E W_V W_O W_U from token to logits (Elhage et al. 2021), between -1 and 1; 0 where the
+    circuit does nothing. The norms' scales count as parts of the matrices after them. `ids` are not used."""
+    unembedding = (model.head.weight * norm_scale(model.norm)).detach().float()  # W_U [V, C]
+    through = model.embedding.weight.detach().float().T @ unembedding  # [C, C]: W_E W_U, summed over tokens
+    scores = []
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        part = block.attention
+        w_v = (part.qkv.weight.split(part.sizes)[2] * norm_scale(block.attention_norm)).detach().float()
+        w_v = w_v.unflatten(0, (part.n_kv_head, -1)).repeat_interleave(
+            part.n_head // part.n_kv_head, dim=0
+        )  # [H, D, C]
+        w_o = part.out.weight.detach().float().unflatten(1, (part.n_head, -1)).transpose(0, 1)  # [H, C, D]
+        # The circuit is V x V of rank D; its eigenvalues other than 0 are those of the same factors in another order.
+        values = torch.linalg.eigvals(w_v @ through @ w_o)  # [H, D]
+        scores.append(values.sum(-1).real / values.abs().sum(-1).clamp(min=torch.finfo(torch.float32).tiny))
+    return torch.stack(scores)
+
+
+def norm_scale(norm: nn.Module) -> Tensor:
+    """The learned factors [C] of a layer norm or RMS norm."""
+    assert isinstance(norm.weight, Tensor)
+    return norm.weight
+
+
+def importance(model: GPT, ids: Tensor) -> Tensor:
+    """How much the loss hangs on a head: mean over sequences of |z . dLoss/dz|, the first-order estimate of what taking
+    its z away would change (Michel et al. 2019, eq. 1). One backward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int, z: Tensor) -> Tensor:
+        kept[layer] = z
+        return z
+
+    with torch.enable_grad(), eval_mode(model), edited(model, keep):
+        loss = next_token_loss(model(ids[:, :-1]), ids[:, 1:], reduction="sum") / (
+            ids.size(1) - 1
+        )  # mean of each, summed
+        gradients = torch.autograd.grad(loss, [kept[layer] for layer in sorted(kept)])
+    change = [(kept[layer] * gradient).sum((-2, -1)) for layer, gradient in enumerate(gradients)]  # [B, H] each
+    return torch.stack(change).abs().mean(1).detach().float()
+
+
+@torch.no_grad()
+def ablation(model: GPT, ids: Tensor) -> Tensor:
+    """How much worse the loss is, in nats per token, with the head's z replaced by its mean over all tokens: the head
+    says the same whatever it reads. One forward pass for each head."""
+
+    def loss(edit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        with edited(model, edit):
+            return next_token_loss(model(ids[:, :-1]), ids[:, 1:]).float()
+
+    worse = torch.zeros(model.config.n_layer, model.config.n_head)
+    with eval_mode(model):
+        whole = loss(lambda layer, z: z)
+        for at, head in product(range(model.config.n_layer), range(model.config.n_head)):
+
+            def mean_of_head(layer: int, z: Tensor, at: int = at, head: int = head) -> Tensor:
+                if layer == at:
+                    z = z.clone()
+                    z[:, head] = z[:, head].mean((0, 1))
+                return z
+
+            worse[at, head] = loss(mean_of_head) - whole
+    return worse
+
+
+@dataclass
+class Stream:
+    """The residual stream after the last block as the sum of what was written to it; float32."""
+
+    embedding: Tensor  # [B, T, C], with its position
+    heads: Tensor  # [L, B, H, T, C], each head's own update
+    bias: Tensor  # [L, C], W_O's bias
+    mlp: Tensor  # [L, B, T, C]
+
+    def total(self) -> Tensor:
+        """[B, T, C]: E' = E + dE_1 + ... over all heads and layers, and the feed-forward networks."""
+        return self.embedding + self.heads.sum((0, 2)) + self.bias.sum(0) + self.mlp.sum(0)
+
+
+@torch.no_grad()
+def stream(model: GPT, ids: Tensor) -> Stream:
+    """What every part of the model writes when it reads ids [B, T]."""
+    positions = torch.arange(ids.size(1), device=ids.device)
+    heads: list[Tensor] = []
+    biases: list[Tensor] = []
+    mlps: list[Tensor] = []
+    with eval_mode(model), capture(model) as maps:
+        x = embedding = model.position.embed(model.embedding(ids), positions)
+        for layer, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
+            x = x + block.attention(block.attention_norm(x), model.position, positions)
+            written = block.mlp(block.mlp_norm(x))
+            x = x + written
+            bias = block.attention.out.bias
+            heads.append(maps[layer].result)
+            biases.append(torch.zeros_like(x[0, 0]) if bias is None else bias)
+            mlps.append(written)
+    return Stream(embedding.float(), torch.stack(heads), torch.stack(biases).float(), torch.stack(mlps).float())
+
+
+class FrozenNorm:
+    """The final norm as it is at one point, the stream's total [B, T, C]: a linear map, so that it can be taken of each
+    part, and the parts' logits add up to the model's."""
+
+    def __init__(self, model: GPT, total: Tensor):
+        norm = model.norm
+        assert isinstance(norm, nn.LayerNorm | nn.RMSNorm)
+        self.centred = isinstance(norm, nn.LayerNorm)
+        spread = total - total.mean(-1, keepdim=True) if self.centred else total
+        self.scale = (spread.square().mean(-1, keepdim=True) + (norm.eps or 0.0)).rsqrt()  # [B, T, 1]
+        self.weight = norm_scale(norm).detach().float()
+        bias = getattr(norm, "bias", None)
+        self.bias = torch.zeros_like(self.weight) if bias is None else bias.detach().float()  # belongs to no part
+        self.unembedding = model.head.weight.detach().float()  # W_U [V, C]
+
+    def __call__(self, part: Tensor) -> Tensor:
+        """A part of the stream [..., B, T, C] after the norm."""
+        part = part - part.mean(-1, keepdim=True) if self.centred else part
+        return part * self.scale * self.weight
+
+    def logits(self, part: Tensor) -> Tensor:
+        """What a part [..., B, T, C] adds to the logits [..., B, T, V]."""
+        return self(part) @ self.unembedding.T
+
+
+@torch.no_grad()
+def logit_attribution(model: GPT, ids: Tensor) -> Tensor:
+    """What a head adds by itself, through the frozen final norm and the unembedding, to the logit of the token that
+    came next, above its mean over the vocabulary; mean over tokens."""
+    parts = stream(model, ids[:, :-1])
+    through = FrozenNorm(model, parts.total())
+    wanted = through.unembedding[ids[:, 1:]] - through.unembedding.mean(0)  # [B, T, C]
+    scores = []
+    for updates in parts.heads.transpose(1, 2):  # a layer's, [H, B, T, C]
+        scores.append((through(updates) * wanted).sum(-1).mean((1, 2)))
+    return torch.stack(scores)
+
+
+@torch.no_grad()
+def induction_loss(model: GPT, ids: Tensor, period: Tensor) -> float:
+    """Mean loss on repeated tokens minus that on their first occurrence, where sequence b of ids [B, T + 1] repeats
+    itself after period[b] tokens: 0 without any use of the repetition, far below with."""
+    with eval_mode(model), torch.compiler.set_stance("force_eager"):
+        losses = next_token_loss(model(ids[:, :-1]), ids[:, 1:], reduction="none").view(len(ids), -1)
+    again = torch.arange(1, ids.size(1), device=ids.device) > period[:, None]  # at the period: a guess
+    return float(losses[again].mean() - losses[~again].mean())
+
+
+EFFECTS: dict[str, Callable[[GPT, Tensor], Tensor]] = {
+    "ov_copying": ov_copying,
+    "importance": importance,
+    "ablation": ablation,
+    "logit_attribution": logit_attribution,
+}
