@@ -48,9 +48,11 @@ def run(tmp_path_factory):
 def test_the_run_leaves_what_the_readme_promises(run):
     _, folder, _ = run
     expected = ["config.yaml", "overrides.yaml", "metrics.csv", "samples.txt", "summary.json", "loss.png"]
-    expected += ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "attention/heads.csv"]
-    for step in (0, 5, 10):
-        expected += [f"attention/maps_prompt_{i}_step_{step:06d}.png" for i in (1, 2)]
+    expected += ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "attention/heads.csv", "attention/view.html"]
+    for step in (0, 1, 4, 5, 10):
+        expected += [f"attention/maps_{name}_step_{step:06d}.png" for name in ("prompt_1", "prompt_2", "repeats")]
+    expected += [f"attention/grid_{name}.png" for name in ("previous_token", "induction", "ablation")]
+    expected += [f"attention/film_{name}.png" for name in ("previous_token", "first_token", "induction")]
     assert [name for name in expected if not (folder / name).is_file()] == []
     assert not list(folder.rglob("*.part"))
 
@@ -60,6 +62,7 @@ def test_the_end_of_the_run_names_loss_sample_maps_and_checkpoint(run):
     summary = json.loads((folder / "summary.json").read_text())
     assert f"validation loss  {summary['val_loss']:.4f} nats per token" in result.stdout
     assert "attention maps   out/attention/maps_prompt_1_step_000010.png" in result.stdout
+    assert "attention page   out/attention/view.html" in result.stdout
     assert "checkpoint       out/checkpoints/best.ckpt" in result.stdout
     assert "wandb sync out/wandb/" in result.stdout
     assert summary["sample"].splitlines()[0] in result.stdout
@@ -92,7 +95,11 @@ def test_the_offline_wandb_run_holds_pictures_and_numbers_at_their_steps(run):
     (log,) = folder.glob("wandb/offline-run-*/*.wandb")
     moments = list(history(log))
     maps = {m["trainer/global_step"]: m for m in moments if "attn/maps/prompt_1" in m}
-    assert sorted(maps) == [0, 5, 10]
+    assert sorted(maps) == [0, 1, 4, 5, 10]
+    assert [step for step, m in maps.items() if "attn/view" in m and "heads/table" in m] == [10]
+    assert (log.parent / "files" / maps[10]["attn/view"]["path"]).read_text() == (
+        folder / "attention/view.html"
+    ).read_text()
     for step, moment in maps.items():
         for i in (1, 2):
             image = log.parent / "files" / moment[f"attn/maps/prompt_{i}"]["path"]
@@ -101,9 +108,11 @@ def test_the_offline_wandb_run_holds_pictures_and_numbers_at_their_steps(run):
                 == Image.open(folder / f"attention/maps_prompt_{i}_step_{step:06d}.png").tobytes()
             )
     heads = list(csv.DictReader((folder / "attention/heads.csv").open()))
-    row = next(r for r in heads if (r["step"], r["probe"], r["layer"], r["head"]) == ("5", "prompt_2", "1", "0"))
-    for metric in ("entropy", "previous_token", "first_token"):
-        assert maps[5][f"heads/{metric}/prompt_2/L1H0"] == pytest.approx(float(row[metric]))
+    for metric, probe in (("entropy", "val"), ("previous_token", "val"), ("induction", "repeats")):
+        scores = [float(row[metric]) for row in heads if (row["step"], row["probe"]) == ("5", probe)]
+        assert maps[5][f"heads/{metric}/max"] == pytest.approx(max(scores))
+        assert maps[5][f"heads/{metric}/mean"] == pytest.approx(sum(scores) / 4)
+        assert (log.parent / "files" / maps[5][f"heads/{metric}"]["path"]).is_file()
     scalars = {m["trainer/global_step"]: m for m in moments if "train_loss" in m}
     assert {step: m["train_loss"] for step, m in scalars.items()} == {
         int(row["step"]): float(row["train_loss"]) for row in metrics(folder)
@@ -198,7 +207,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_pat
         for key in ("step", "tokens", "train_loss", "val_loss", "grad_norm", "lr"):
             assert (a[key] == b[key] == "") or float(a[key]) == pytest.approx(float(b[key]), rel=1e-4), key
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()].count("two") == 1
-    assert len(list((tmp_path / "two/attention").glob("maps_text_step_*.png"))) == 3
+    assert len(list((tmp_path / "two/attention").glob("maps_text_step_*.png"))) == 4
     a, b = (weights(tmp_path / run) for run in ("one", "two"))
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
@@ -317,7 +326,7 @@ def test_a_run_killed_before_its_summary_gets_it_when_resumed(tmp_path):
     again = train(tmp_path, "out", *steps, "resume=auto")
     for key in ("val_loss", "last_val_loss", "steps", "attention", "sample", "train_seconds"):
         assert again[key] == first[key]
-    assert len(again["attention"]) == 1
+    assert len(again["attention"]) == 2
 
 
 def test_a_run_that_diverges_stops_with_one_line(tmp_path):

@@ -10,9 +10,9 @@ from headwise.inspection.effects import (
     FrozenNorm,
     ablation,
     importance,
-    induction_loss,
     logit_attribution,
     ov_copying,
+    repeat_losses,
     stream,
 )
 from headwise.model.gpt import next_token_loss
@@ -128,7 +128,7 @@ def test_the_model_comes_back_as_it_was(name):
     assert torch.equal(random, torch.get_rng_state())
 
 
-def test_induction_loss_compares_repeats_with_first_occurrences_of_each_sequence():
+def test_losses_on_repeats_and_on_first_occurrences_are_told_apart_in_each_sequence():
     class Table(nn.Module):
         """Knows exactly where each sequence starts over."""
 
@@ -139,6 +139,6 @@ def test_induction_loss_compares_repeats_with_first_occurrences_of_each_sequence
                     logits[b, t, IDS[b, t + 1]] = 9.0
             return logits
 
-    expected = torch.tensor(9.0).exp() / (torch.tensor(9.0).exp() + 22)
-    by_hand = -float(expected.log()) - float(torch.tensor(23.0).log())
-    assert induction_loss(Table(), IDS[:2], torch.tensor([3, 4])) == pytest.approx(by_hand, abs=1e-6)
+    knows, guesses = 22 * torch.tensor(-9.0).exp() + 1, torch.tensor(23.0)
+    expected = (float(guesses.log()), float(knows.log()))
+    assert repeat_losses(Table(), IDS[:2], torch.tensor([3, 4])) == pytest.approx(expected, abs=1e-6)

@@ -3,7 +3,18 @@
 import numpy as np
 from PIL import Image
 
-from headwise.inspection.plots import HATCH, MASKED, colours, contact_sheet, has_glyph, loss_curve, map_pixels
+from headwise.inspection.plots import (
+    HATCH,
+    MASKED,
+    colour_of,
+    colours,
+    contact_sheet,
+    film,
+    has_glyph,
+    loss_curve,
+    map_pixels,
+    metric_grid,
+)
 
 
 def pattern(sharp, length=7):
@@ -69,3 +80,34 @@ def test_the_loss_curve_is_a_picture_of_the_rows(tmp_path):
     rows = [{"step": "1", "train_loss": "3", "val_loss": ""}, {"step": "2", "train_loss": "2", "val_loss": "2.5"}]
     loss_curve(rows, tmp_path / "loss.png")
     assert Image.open(tmp_path / "loss.png").size == (960, 540)
+
+
+def test_a_grid_writes_each_heads_score_on_the_colour_of_its_value():
+    values = np.array([[0.0, 1.0, 0.25], [0.5, 1.0, 0.0]])
+    grid = metric_grid(values, "t", (0.0, 1.0))
+    corner = lambda layer, head: grid.getpixel((66 + head * 58 + 2, 54 + layer * 30 + 2))  # noqa: E731
+    assert corner(0, 1) == corner(1, 1) == colour_of(1.0, (0.0, 1.0))
+    assert corner(0, 0) == corner(1, 2) == colour_of(0.0, (0.0, 1.0)) != corner(0, 2)
+    assert metric_grid(values * 0.1, "t", (0.0, 1.0)).size == grid.size
+
+
+def test_signed_scores_have_a_hue_for_each_sign():
+    red, blue = colour_of(-1.0, (-1.0, 1.0)), colour_of(1.0, (-1.0, 1.0))
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert min(colour_of(0.0, (-1.0, 1.0))) > 240
+
+
+def test_a_film_sorts_heads_by_their_last_score_and_marks_the_step_where_one_forms():
+    steps, scores = [0, 1, 2, 4], np.zeros((4, 1, 3))
+    scores[2:, 0, 1] = 0.9
+    plain = film(scores * 0.1, steps, "induction", 0.5, {"train": [(1, 3.0), (4, 2.0)], "val": []})
+    marked = film(scores, steps, "induction", 0.5, {"train": [(1, 3.0), (4, 2.0)], "val": []})
+    orange = np.array([0xD9, 0x48, 0x0F])
+    found = np.argwhere((np.asarray(marked) == orange).all(-1))
+    assert marked.size == plain.size
+    assert len(found)
+    assert not (np.asarray(plain) == orange).all(-1).any()
+    row, column = found.mean(0)
+    assert row < 0.7 * marked.height  # the first of three rows, though it is head 1
+    assert 0.5 * marked.width < column < 0.7 * marked.width  # the third of four columns

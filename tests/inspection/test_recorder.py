@@ -2,80 +2,144 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from headwise.errors import UserError
-from headwise.inspection.heads import head_scores
-from headwise.inspection.recorder import PROBE_TOKENS, Recorder, own_probe
-from tests.small import small_model, small_tokenizer
+from headwise.inspection import viewer
+from headwise.inspection.effects import EFFECTS, repeat_losses
+from headwise.inspection.heads import METRICS, head_scores
+from headwise.inspection.probes import held_out_probe, prompt_probe, repeats_probe
+from headwise.inspection.recorder import COLUMNS, Recorder, see
+from tests.small import randomize, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
+HELD_OUT = np.array(TOKENIZER.encode("so they left right away. The kids were scared of the lions. "))
+LOSSES = {"train": [(1, 3.0), (500, 2.0)], "val": [(500, 2.1)]}
 
 
-def recorder(folder, **probes):
-    ids = {name: TOKENIZER.encode(text) for name, text in (probes or {"text": "The lions left"}).items()}
-    made = Recorder(folder, TOKENIZER, ids, block_size=29)
-    made.begin(0)
+def model(seed=1, **changes):
+    made = randomize(small_model(vocab_size=TOKENIZER.vocab_size, **changes))
+    for p in made.parameters():
+        p.data += seed * 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
     return made
 
 
-def test_a_look_writes_a_sheet_and_a_row_for_every_head(tmp_path):
-    model = small_model(vocab_size=TOKENIZER.vocab_size)
-    look = recorder(tmp_path).look(model, 500)
-    assert look.sheets == {"text": tmp_path / "maps_text_step_000500.png"}
-    assert look.sheets["text"].read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader((tmp_path / "heads.csv").open()))
-    assert list(rows[0]) == ["step", "probe", "layer", "head", "entropy", "previous_token", "first_token"]
-    assert [(row["layer"], row["head"]) for row in rows] == [(str(i), str(j)) for i in range(2) for j in range(3)]
+def recorder(folder, step=0):
+    probes = [
+        prompt_probe("text", TOKENIZER.encode("The lions left"), TOKENIZER, 29),
+        repeats_probe(TOKENIZER.vocab_size, 29),
+        held_out_probe(HELD_OUT, 29),
+    ]
+    made = Recorder(folder, TOKENIZER, probes, "a run", lambda: LOSSES)
+    made.begin(step)
+    return made
 
 
-def test_scores_are_those_of_the_models_own_maps(tmp_path):
-    model = small_model(vocab_size=TOKENIZER.vocab_size)
+def rows(folder):
+    return list(csv.DictReader((folder / "heads.csv").open()))
+
+
+def test_a_look_writes_sheets_grids_the_page_and_a_row_for_every_head(tmp_path):
+    look = recorder(tmp_path).look(model(), 500)
+    sheets = {f"attn/maps/{name}": tmp_path / f"maps_{name}_step_000500.png" for name in ("text", "repeats")}
+    grids = {f"heads/{name}": tmp_path / f"grid_{name}.png" for name in METRICS}
+    assert look.pictures == sheets | grids
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in look.pictures.values())
+    assert "a run" in (tmp_path / "view.html").read_text()
+    assert list(rows(tmp_path)[0]) == COLUMNS
+    places = [(row["probe"], row["layer"], row["head"]) for row in rows(tmp_path)]
+    assert places == [(p, str(i), str(j)) for p in ("text", "repeats", "val") for i in range(2) for j in range(3)]
+
+
+def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are_empty(tmp_path):
     made = recorder(tmp_path)
-    look = made.look(model, 0)
-    patterns = made.patterns(model, TOKENIZER.encode("The lions left"))
-    assert patterns.shape == (2, 3, 14, 14)
-    expected = float(head_scores(patterns)["entropy"][1, 2])
-    assert look.scores["heads/entropy/text/L1H2"] == pytest.approx(expected)
+    made.look(model(), 0)
+    text, repeats, val = (
+        next(row for row in rows(tmp_path) if (row["probe"], row["layer"], row["head"]) == (probe.name, "1", "2"))
+        for probe in made.probes
+    )
+    ids = made.probes[1].ids
+    pattern = see(model(), ids)[1].pattern
+    for name, values in head_scores(pattern, ids).items():
+        assert float(repeats[name]) == pytest.approx(float(values[:, 2].mean()))
+    assert text["induction"] == val["induction"] == text["duplicate_token"] == ""
+    assert float(val["entropy"]) != float(text["entropy"]) > 0
+    assert all(row[name] == "" for row in (text, repeats, val) for name in EFFECTS)
+
+
+def test_the_numbers_are_the_greatest_the_mean_and_how_many_heads_have_formed(tmp_path):
+    made = recorder(tmp_path)
+    look = made.look(model(), 0)
+    told = np.array([float(row["first_token"]) for row in rows(tmp_path) if row["probe"] == "val"])
+    assert look.numbers["heads/first_token/max"] == pytest.approx(told.max())
+    assert look.numbers["heads/first_token/mean"] == pytest.approx(told.mean())
+    assert look.numbers["heads/first_token/count"] == (told > 0.3).sum()
+    first, again = repeat_losses(model(), made.probes[1].ids, made.probes[1].period)
+    assert (look.numbers["heads/repeated_loss"], look.numbers["heads/induction_loss"]) == (again, again - first)
+    (row,) = csv.DictReader((tmp_path / "repeats.csv").open())
+    assert row == {"step": "0", "first_loss": str(first), "repeated_loss": str(again)}
+    assert "heads/entropy/count" not in look.numbers
+
+
+def test_the_last_look_adds_what_heads_do_to_predictions_and_the_films(tmp_path):
+    made = recorder(tmp_path)
+    made.look(model(1), 0)
+    made.look(model(2), 500)
+    last = made.finish(model(2), 500)  # in place of the look at the same step
+    assert [row["step"] for row in rows(tmp_path)] == ["0"] * 18 + ["500"] * 18
+    val = [row for row in rows(tmp_path) if (row["step"], row["probe"]) == ("500", "val")]
+    expected = EFFECTS["ablation"](model(2), made.probes[2].ids)
+    assert [float(row["ablation"]) for row in val] == pytest.approx(expected.flatten().tolist())
+    films = {name for name in last.pictures if name.startswith("heads/film/")}
+    assert films == {f"heads/film/{name}" for name in ("previous_token", "first_token", "duplicate_token", "induction")}
+    assert all(last.pictures[name].is_file() for name in films)
+    assert {"heads/ov_copying", "heads/importance", "heads/ablation", "heads/logit_attribution"} <= set(last.pictures)
+
+
+def test_pictures_have_the_same_size_at_every_step(tmp_path):
+    made = recorder(tmp_path)
+    first, second = (made.look(model(seed), step) for seed, step in ((1, 0), (9, 1)))
+    sizes = {name: Image.open(file).size for name, file in first.pictures.items()}
+    assert {name: Image.open(file).size for name, file in second.pictures.items()} == sizes
 
 
 def test_looking_changes_neither_weights_nor_mode_nor_random_state(tmp_path):
-    model = small_model(vocab_size=TOKENIZER.vocab_size, dropout=0.5)
-    model.train()
-    made = recorder(tmp_path)
-    torch.manual_seed(1)
+    made, looked_at = recorder(tmp_path), model(dropout=0.5)
+    looked_at.train()
     state = torch.get_rng_state()
-    first, second = made.look(model, 0), made.look(model, 1)
-    assert first.scores == second.scores  # dropout is off while looking
+    first, second = made.look(looked_at, 0), made.finish(looked_at, 1)
+    assert {name: second.numbers[name] for name in first.numbers} == first.numbers  # dropout is off while looking
     assert torch.equal(state, torch.get_rng_state())
-    assert model.training
+    assert looked_at.training
+    assert all(p.grad is None for p in looked_at.parameters())
 
 
-def test_a_resumed_run_forgets_what_it_has_yet_to_do(tmp_path):
-    model, made = small_model(vocab_size=TOKENIZER.vocab_size), recorder(tmp_path)
-    for step in (0, 500, 1000):
-        made.look(model, step)
-    made.begin(500)
-    assert {row["step"] for row in csv.DictReader((tmp_path / "heads.csv").open())} == {"0", "500"}
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkeypatch):
+    views = []
+    monkeypatch.setattr("headwise.inspection.recorder.render", lambda view: views.append(view) or "page")
+    made = recorder(tmp_path)
+    for seed, step in ((1, 0), (2, 500), (3, 1000)):
+        made.look(model(seed), step)
+    made.look(model(4), 1100, pictures=False)
+    again = recorder(tmp_path, step=500)
+    assert {row["step"] for row in rows(tmp_path)} == {"0", "500"}
+    assert sorted(file.name for file in tmp_path.glob("maps_text_*.png")) == [
         "maps_text_step_000000.png",
         "maps_text_step_000500.png",
     ]
-
-
-def test_prompts_are_shown_as_far_as_there_is_room_and_it_says_so(tmp_path, capsys):
-    made = Recorder(tmp_path, TOKENIZER, {"prompt_1": TOKENIZER.encode("lions " * 30)}, block_size=999)
-    assert len(made.probes["prompt_1"]) == PROBE_TOKENS
-    assert "prompt_1 is looked at up to its first 64 of 180 tokens" in capsys.readouterr().err
-
-
-def test_a_prompt_too_short_to_attend_in_is_refused(tmp_path):
-    with pytest.raises(UserError, match="too short to attend in"):
-        recorder(tmp_path, prompt_1="T")
-
-
-def test_the_texts_own_probe_starts_at_its_first_line_of_prose():
-    text = "tail of a line\n   >>> code = 1\n\nThe kids were scared of the lions,\nso they left.\n"
-    assert own_probe(text).startswith("The kids were scared of the lions,\nso they")
-    assert own_probe("x = 1\n") == "x = 1\n"
+    again.look(model(3), 1000)
+    before, after = views[2], views[-1]
+    assert before.steps == after.steps == [0, 500, 1000]
+    assert [prompt.name for prompt in after.prompts] == ["text", "repeats"]
+    for old, new in zip(before.prompts, after.prompts, strict=True):
+        assert np.array_equal(old.patterns, new.patterns)
+        assert np.array_equal(old.value_norms, new.value_norms)
+        assert set(new.scores) == set(METRICS)
+        for name in METRICS:
+            assert np.allclose(old.scores[name], new.scores[name])
+    pattern = see(model(2), made.probes[0].ids)[1].pattern[0, 2].numpy()
+    assert np.array_equal(after.prompts[0].patterns[1, 1, 2], viewer.companded(pattern))
+    assert np.array_equal(after.prompts[0].vectors[1, 2].pattern, see(model(3), made.probes[0].ids)[1].pattern[0, 2])
+    assert after.losses == LOSSES

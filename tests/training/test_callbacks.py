@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 
 from headwise.errors import RunError
-from headwise.training.callbacks import EarlyStopping, ProgressBar, read_samples
+from headwise.inspection.recorder import Look
+from headwise.training.callbacks import AttentionMaps, EarlyStopping, ProgressBar, read_samples
 from headwise.training.clock import Clock, step_ended
 from headwise.training.metrics import refuse_to_diverge
 from tests.training.test_module import module
@@ -27,6 +28,32 @@ def test_something_is_due_every_n_steps_and_at_the_last_and_never_within_a_step(
     assert not Clock(None).due(trainer(17, max_steps=17), 16)
     assert [i for i in range(6) if step_ended(trainer(accumulate=3), i)] == [2, 5]
     assert not Clock(1).due(trainer(4, accumulate=3), 12)
+
+
+def test_attention_is_looked_at_early_and_then_every_n_steps_and_pictured_a_bounded_number_of_times():
+    looked = []
+    recorder = SimpleNamespace(
+        look=lambda model, step, pictures: looked.append((step, pictures)) or Look(step), begin=lambda step: None
+    )
+    maps, made = AttentionMaps(recorder, 100), module()
+    made.train_loss = made.grad_norm = torch.tensor(1.0)
+
+    def run(max_steps):
+        looked.clear()
+        for step in range(max_steps + 1):
+            now = trainer(step, max_steps)
+            now.loggers = []
+            if step == 0:
+                maps.on_train_start(now, made)
+            else:
+                maps.on_train_batch_end(now, made, None, None, step - 1)
+        return looked
+
+    assert [step for step, _ in run(450)] == [0, 1, 4, 16, 64, 100, 200, 300, 400]  # the last look is on_train_end's
+    assert all(pictures for _, pictures in looked)
+    long = run(30_000)
+    assert len(long) == 5 + 299
+    assert [step for step, pictures in long if pictures and step >= 100] == list(range(600, 30_000, 600))
 
 
 def test_the_bar_shows_steps_and_losses_in_a_terminal():

@@ -37,6 +37,10 @@ class AttentionMap:
     z: Tensor  # [B, H, Tq, D], the mixture of values that each query received
     w_o: Tensor  # [H, D, C], each head's slice of the output projection
 
+    def cpu(self) -> AttentionMap:
+        """The same on the CPU."""
+        return AttentionMap(**{name: value.cpu() for name, value in vars(self).items()})
+
     @property
     def scores(self) -> Tensor:
         """q.k / sqrt(D), minus infinity where masked [B, H, Tq, Tk]; the pattern is their normalisation."""

@@ -91,12 +91,16 @@ def head_scores(pattern: Tensor, repeated: Tensor | None = None) -> dict[str, Te
     return scores
 
 
+def value_norms(seen: AttentionMap) -> Tensor:
+    """The norm of v_j W_O: how much a head has to give of each token, [B, H, T]."""
+    group = seen.q.size(1) // seen.v.size(1)
+    return (seen.v.repeat_interleave(group, dim=1) @ seen.w_o).norm(dim=-1)
+
+
 def value_weighted(seen: AttentionMap) -> Tensor:
     """A_ij times the norm of v_j W_O: how much of token j reaches token i, [B, H, T, T] (Kobayashi et al. 2020). A head
     that rests on the first token gives it weight and takes nothing from it."""
-    group = seen.q.size(1) // seen.v.size(1)
-    given = seen.v.repeat_interleave(group, dim=1) @ seen.w_o  # [B, H, Tk, C]
-    return seen.pattern * given.norm(dim=-1).unsqueeze(-2)
+    return seen.pattern * value_norms(seen).unsqueeze(-2)
 
 
 def rollout(patterns: Tensor) -> Tensor:

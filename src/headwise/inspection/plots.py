@@ -19,7 +19,15 @@ SHEET_WIDTH = 1800  # pixels that the maps of one layer may fill together
 CELL = (2, 11)  # least and greatest pixels for one weight
 GAP, CAPTION, MARGIN = 14, 20, 14
 INK, FAINT, MASKED, HATCH = (30, 30, 36), (110, 110, 120), (238, 238, 240), (214, 214, 219)
-BADGES = {"previous_token": "prev", "first_token": "first", "entropy": "entropy"}
+BADGES = {  # what is written above a map, if it was measured
+    "previous_token": "prev",
+    "first_token": "first",
+    "induction": "ind",
+    "duplicate_token": "dup",
+    "entropy": "entropy",
+}
+GRID_CELL = (58, 30)  # pixels of one head in a metric grid
+FILM_ROWS = 32  # heads in a film, at most
 
 
 @cache
@@ -53,11 +61,12 @@ def map_pixels(pattern: np.ndarray, cell: int) -> np.ndarray:
 def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str) -> Image.Image:
     """Every head's map on one sheet: rows are layers, columns heads; in a map, rows are queries, columns keys.
 
-    patterns [n_layer, n_head, T, T]; labels, one for each token; scores, metric -> [n_layer, n_head], written
-    above the maps. Equal shapes and labels give equal sizes, to the pixel.
+    patterns [n_layer, n_head, T, T]; labels, one for each token; scores, metric -> [n_layer, n_head], those of BADGES
+    written above the maps. Equal shapes, labels and metrics give equal sizes, to the pixel.
     """
+    scores = {metric: scores[metric] for metric in BADGES if metric in scores}
     n_layer, n_head, length, _ = patterns.shape
-    caption = {metric: f"{BADGES.get(metric, metric)} " for metric in scores}
+    caption = {metric: f"{BADGES[metric]} " for metric in scores}
     caption_width = int(font(11).getlength("  ".join(f"{name}0.00" for name in caption.values()))) + 40
     cell = int(np.clip(max(SHEET_WIDTH // n_head, caption_width) // length, *CELL))
     side = length * cell
@@ -126,6 +135,85 @@ def draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int) ->
     draw.rectangle((x - 1, y - 1, x + 200, y + 10), outline=(200, 200, 206))
     for weight in (0.0, 0.1, 0.25, 0.5, 1.0):
         draw.text((x + 200 * weight**0.5, y + 14), f"{weight:g}", FAINT, font(10), anchor="ma")
+
+
+def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> Image.Image:
+    """A score for each head, [n_layer, n_head]: rows are layers, columns heads, the number written in, its colour from
+    fixed limits (both hues if they span zero)."""
+    n_layer, n_head = values.shape
+    width, height = GRID_CELL
+    left, top = MARGIN + 52, MARGIN + 40
+    size = left + n_head * width + MARGIN, top + n_layer * height + MARGIN
+    picture = Image.new("RGB", (max(size[0], 260), size[1]), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, MARGIN - 4), title, INK, font(14))
+    for head in range(n_head):
+        draw.text((left + (head + 0.5) * width, top - 5), f"head {head}", FAINT, font(11), anchor="ms")
+    for layer in range(n_layer):
+        y = top + layer * height
+        draw.text((left - 6, y + height / 2), f"layer {layer}", FAINT, font(11), anchor="rm")
+        for head in range(n_head):
+            fill, x = colour_of(values[layer, head], limits), left + head * width
+            draw.rectangle((x, y, x + width - 2, y + height - 2), fill=fill)
+            ink = INK if sum(fill) > 380 else (255, 255, 255)
+            text = f"{values[layer, head]:.3g}" if abs(values[layer, head]) >= 10 else f"{values[layer, head]:.2f}"
+            draw.text((x + width / 2 - 1, y + height / 2), text, ink, font(12), anchor="mm")
+    return picture
+
+
+def colour_of(value: float, limits: tuple[float, float]) -> tuple[int, int, int]:
+    """A colour for a number between the limits: from white to dark, or if they span 0 from red over white to blue."""
+    import matplotlib
+
+    low, high = limits
+    part = float(np.clip((value - low) / (high - low), 0, 1))
+    red, green, blue, _ = matplotlib.colormaps["RdBu" if low < 0 else "Blues"](0.1 + 0.8 * part if low < 0 else part)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def film(
+    scores: np.ndarray, steps: list[int], metric: str, formed: float, losses: Mapping[str, list[tuple[int, float]]]
+) -> Image.Image:
+    """How every head's score moved: rows are heads sorted by their last score, columns the steps at which they were
+    looked at, the losses above on the same axis; a mark stands where a head first passes `formed`.
+
+    scores [S, n_layer, n_head], between 0 and 1.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n_head, n_steps = scores.shape[2], len(steps)
+    flat = scores.reshape(n_steps, -1)
+    order = np.argsort(-flat[-1], kind="stable")
+    rows = order[:FILM_ROWS]
+    figure = Figure(figsize=(9, 2.6 + 0.24 * len(rows)), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    heights = [1.6, 0.24 * len(rows)]
+    curve, grid = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+    for name, points in losses.items():
+        at = [(np.interp(step, steps, range(n_steps)), loss) for step, loss in points if step <= steps[-1]]
+        if at:
+            style = {"lw": 0.8, "alpha": 0.6} if name == "train" else {"marker": "o", "ms": 3}
+            curve.plot(*zip(*at, strict=True), label=name, **style)
+    curve.set_ylabel("loss (nats)")
+    curve.grid(alpha=0.25)
+    if curve.lines:
+        curve.legend(frameon=False)
+    shown = f"{len(rows)} of {len(order)} heads" if len(rows) < len(order) else f"{len(order)} heads"
+    curve.set_title(f"{metric} of {shown}; marked where a head first passes {formed:g}", fontsize=10)
+    image = grid.imshow(flat[:, rows].T, aspect="auto", cmap="Blues", norm=matplotlib.colors.PowerNorm(0.5, 0, 1))
+    for row, head in enumerate(rows):
+        passed = np.flatnonzero(flat[:, head] > formed)
+        if len(passed):
+            grid.plot(passed[0], row, marker="|", ms=11, mew=2.5, color="#d9480f")
+    grid.set_yticks(range(len(rows)), [f"{head // n_head}.{head % n_head}" for head in rows], fontsize=8)
+    every = -(-n_steps // 14)
+    grid.set_xticks(range(0, n_steps, every), [str(step) for step in steps[::every]], fontsize=8)
+    grid.set(xlabel="optimizer step", ylabel="layer.head")
+    figure.colorbar(image, ax=grid, ticks=[0, 0.1, 0.25, 0.5, 1], pad=0.01)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def loss_curve(rows: list[dict[str, str]], path: Path) -> None:

@@ -1,94 +1,252 @@
-"""The same look at a model again and again while it learns: fixed prompts, their maps, what each head scores.
+"""The same look at a model again and again while it learns: fixed probes, their maps, what each head scores.
 
-    recorder = Recorder(folder, tokenizer, {"text": tokenizer.encode("The lions left.")}, block_size=64)
-    look = recorder.look(model, step=500)        # writes maps_text_step_000500.png and rows of heads.csv
+    recorder = Recorder(folder, tokenizer, [prompt_probe("text", ids, tokenizer, block_size)], "my run")
+    look = recorder.look(model, step=500)     # maps_text_step_000500.png, rows of heads.csv, view.html, ...
+    last = recorder.finish(model, step=1000)  # what heads do to predictions, and the films, as well
 
 Knows nothing of Lightning; training/callbacks.py decides when to look.
+
+Dimensions: S steps, L = n_layer, H heads, T tokens.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
-from headwise.cli import say
-from headwise.errors import require
-from headwise.files import CsvTable, whole
-from headwise.inspection.capture import capture
-from headwise.inspection.heads import METRICS, head_scores
-from headwise.inspection.plots import contact_sheet
+from headwise.files import CsvTable, whole, write_text
+from headwise.inspection.capture import AttentionMap, capture
+from headwise.inspection.effects import EFFECTS, repeat_losses
+from headwise.inspection.heads import METRICS, OF_REPEATS, head_scores, value_norms
+from headwise.inspection.plots import contact_sheet, film, metric_grid
+from headwise.inspection.probes import HELD_OUT, Probe
+from headwise.inspection.viewer import HeadVectors, Prompt, View, companded, render
 from headwise.model.gpt import GPT, eval_mode
 from headwise.tokenizer import Tokenizer
 
-PROBE_TOKENS = 64  # as many as a contact sheet shows legibly
-OWN_PROBE_TOKENS = 40
-PROSE = re.compile(r"[^\W\d_]+( [^\W\d_]+[,.;:]?){5,}")  # a line of at least six words, single spaces between
+COLUMNS = ["step", "probe", "layer", "head", *METRICS, *EFFECTS]
+REPEATS = ["step", "first_loss", "repeated_loss"]
+FORMED = {"previous_token": 0.5, "first_token": 0.3, "duplicate_token": 0.4, "induction": 0.4}  # above it a head is one
+Scores = dict[str, np.ndarray]  # metric -> [L, H]
+Losses = dict[str, list[tuple[int, float]]]  # "train", "val" -> (step, loss)
 
 
 @dataclass
 class Look:
-    """What one moment showed: contact sheets by probe, scores by name."""
+    """What one moment showed."""
 
     step: int
-    sheets: dict[str, Path] = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)  # heads/<metric>/<probe>/L<layer>H<head>
+    pictures: dict[str, Path] = field(default_factory=dict)  # attn/maps/<probe> and heads/<metric>: PNG files
+    numbers: dict[str, float] = field(default_factory=dict)  # heads/<metric>/max, mean, count; heads/repeated_loss, ...
+    rows: list[dict] = field(default_factory=list)  # of heads.csv
 
 
 class Recorder:
-    """Looks at fixed probes: short names and the token ids of prompts, which are cut to what can be shown."""
+    """Looks at fixed probes and keeps what it saw in `folder`. `losses` gives those so far, to draw beside the maps."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, probes: dict[str, list[int]], block_size: int):
-        self.folder, self.tokenizer = folder, tokenizer
-        shown = min(PROBE_TOKENS, block_size)
-        for name, ids in probes.items():
-            require(len(ids) >= 2, f"{name} ({tokenizer.decode(ids)!r}) is too short to attend in: give two tokens")
-            if len(ids) > shown:
-                say(f"{name} is looked at up to its first {shown} of {len(ids)} tokens")
-        self.probes = {name: ids[:shown] for name, ids in probes.items()}
-        self.table = CsvTable(folder / "heads.csv", ["step", "probe", "layer", "head", *METRICS])
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        probes: list[Probe],
+        title: str,
+        losses: Callable[[], Losses] = dict,
+    ):
+        self.folder, self.tokenizer, self.probes, self.title, self.losses = folder, tokenizer, probes, title, losses
+        self.table, self.repeats = CsvTable(folder / "heads.csv", COLUMNS), CsvTable(folder / "repeats.csv", REPEATS)
+        self.page = folder / "view.html"
 
     def begin(self, step: int) -> None:
         """Start, or take up again after `step`: what was written for later steps is dropped."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.table.begin(step)
-        for picture in self.folder.glob("maps_*_step_*.png"):
-            if int(picture.stem.rsplit("_", 1)[1]) > step:
-                picture.unlink()
+        self.repeats.begin(step)
+        for file in [*self.folder.glob("maps_*_step_*.png"), *self.folder.glob("steps/step_*.npz")]:
+            if step_of(file) > step:
+                file.unlink()
 
-    def look(self, model: GPT, step: int) -> Look:
-        """Run the probes and write their maps and scores. The model comes back as it was."""
-        look = Look(step)
-        for name, ids in self.probes.items():
-            patterns = self.patterns(model, ids)
-            scores = {metric: values.numpy() for metric, values in head_scores(patterns).items()}
-            labels = [self.tokenizer.label(i) for i in ids]
-            image = contact_sheet(patterns.numpy(), labels, scores, f"{name}, step {step}")
-            file = self.folder / f"maps_{name}_step_{step:06d}.png"
-            with whole(file) as temporary:
-                image.save(temporary, format="PNG")
-            look.sheets[name] = file
-            rows = []
-            for layer, head in np.ndindex(*patterns.shape[:2]):
-                row = {metric: float(values[layer, head]) for metric, values in scores.items()}
-                rows.append({"step": step, "probe": name, "layer": layer, "head": head, **row})
-                look.scores |= {f"heads/{metric}/{name}/L{layer}H{head}": value for metric, value in row.items()}
-            self.table.append(rows)
+    def look(self, model: GPT, step: int, pictures: bool = True, final: bool = False) -> Look:
+        """Run the probes and write their scores; with `pictures` also their maps, and the page of all steps so far;
+        at the `final` look also what heads do to predictions. The model comes back as it was."""
+        look, told, every = Look(step), Scores(), dict[str, list[AttentionMap]]()
+        for probe in self.probes:
+            every[probe.name] = seen = see(model, probe.ids)
+            scores = scores_of(seen, probe)
+            if final and not probe.shown:
+                ids = probe.ids.to(model.embedding.weight.device)
+                scores |= {name: effect(model, ids).cpu().numpy() for name, effect in EFFECTS.items()}
+            look.rows += rows_of(scores, step, probe.name)
+            told |= {name: values for name, values in scores.items() if tells(probe, name)}
+            if pictures and probe.shown:
+                image = contact_sheet(first(seen), self.labels(probe), scores, f"{probe.name}, step {step}")
+                look.pictures[f"attn/maps/{probe.name}"] = self.save(image, f"maps_{probe.name}_step_{step:06d}.png")
+            if probe.period is not None:
+                ids, period = (x.to(model.embedding.weight.device) for x in (probe.ids, probe.period))
+                first_time, again = repeat_losses(model, ids, period)
+                self.repeats.append([{"step": step, "first_loss": first_time, "repeated_loss": again}])
+                look.numbers |= {"heads/repeated_loss": again, "heads/induction_loss": again - first_time}
+        self.table.append(look.rows)
+        look.numbers |= summary(told)
+        if pictures:
+            for name, values in told.items():
+                image = metric_grid(values, f"{name}, step {step}", limits(name, values))
+                look.pictures[f"heads/{name}"] = self.save(image, f"grid_{name}.png")
+            self.keep(step, told, every)
+            write_text(self.page, render(self.view(model, every)))
         return look
 
-    def patterns(self, model: GPT, ids: list[int]) -> torch.Tensor:
-        """The patterns of one prompt, [n_layer, n_head, T, T], on the CPU."""
-        device = model.embedding.weight.device
-        with torch.no_grad(), eval_mode(model), capture(model) as maps:
-            model(torch.tensor([ids], device=device))
-        return torch.stack([maps[layer].pattern[0] for layer in sorted(maps)]).cpu()
+    def finish(self, model: GPT, step: int) -> Look:
+        """The last look, in place of an earlier one at the same step, and the films."""
+        self.table.begin(step - 1)
+        self.repeats.begin(step - 1)
+        look = self.look(model, step, final=True)
+        moments, losses = self.moments(), self.losses()
+        repeats = [(int(row["step"]), float(row["repeated_loss"])) for row in self.repeats.rows()]
+        for name, formed in FORMED.items():
+            scores = [arrays[f"scores.{name}"] for arrays in moments.values() if f"scores.{name}" in arrays]
+            if scores:
+                curves = losses | ({"on repeats": repeats} if name in OF_REPEATS else {})
+                image = film(np.stack(scores), list(moments), name, formed, curves)
+                look.pictures[f"heads/film/{name}"] = self.save(image, f"film_{name}.png")
+        return look
+
+    def keep(self, step: int, told: Scores, every: dict[str, list[AttentionMap]]) -> None:
+        """Write down what the page and the films show of this step; nothing is held in memory."""
+        arrays = {f"scores.{name}": values for name, values in told.items()}
+        for probe in self.shown():
+            arrays |= {f"{probe.name}.{part}": array for part, array in kept(every[probe.name]).items()}
+        with whole(self.folder / "steps" / f"step_{step:06d}.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    def moments(self) -> dict[int, dict[str, np.ndarray]]:
+        """What was kept of each step."""
+        moments = {}
+        for file in sorted(self.folder.glob("steps/step_*.npz"), key=step_of):
+            with np.load(file) as arrays:
+                moments[step_of(file)] = dict(arrays)
+        return moments
+
+    def view(self, model: GPT, every: dict[str, list[AttentionMap]]) -> View:
+        """The page's contents: the maps of all steps kept, and the vectors of `every`, the last."""
+        moments, prompts = self.moments(), []
+        scores = [part_of(arrays, "scores") for arrays in moments.values()]
+        for probe in self.shown():
+            maps = [part_of(arrays, probe.name) for arrays in moments.values()]
+            prompts.append(page_prompt(probe.name, self.labels(probe), maps, scores, every[probe.name]))
+        return View(self.title, list(moments), prompts, model.config.kv_heads, model.config.attention, self.losses())
+
+    def shown(self) -> list[Probe]:
+        """The probes whose maps are drawn."""
+        return [probe for probe in self.probes if probe.shown]
+
+    def labels(self, probe: Probe) -> list[str]:
+        """The tokens of its first sequence, as they are shown."""
+        return [self.tokenizer.label(i) for i in probe.ids[0].tolist()]
+
+    def save(self, image: Image.Image, name: str) -> Path:
+        """The picture's file, whole."""
+        with whole(self.folder / name) as temporary:
+            image.save(temporary, format="PNG", compress_level=3)
+        return self.folder / name
 
 
-def own_probe(text: str) -> str:
-    """A stretch of the text itself to look at: from the first line that reads like prose, else from the start."""
-    lines = text.splitlines(keepends=True)
-    prose = (i for i, line in enumerate(lines[:500]) if PROSE.fullmatch(line.rstrip()))
-    return "".join(lines[next(prose, 0) :])[:2000]
+def step_of(file: Path) -> int:
+    """The step at the end of a file's name."""
+    return int(file.stem.rsplit("_", 1)[1])
+
+
+def see(model: GPT, ids: Tensor) -> list[AttentionMap]:
+    """Every layer's attention as the model reads ids [B, T], on the CPU."""
+    with torch.no_grad(), eval_mode(model), capture(model) as maps:
+        model(ids.to(model.embedding.weight.device))
+    return [maps[layer].cpu() for layer in sorted(maps)]
+
+
+def first(seen: list[AttentionMap]) -> np.ndarray:
+    """The patterns of the batch's first sequence, [L, H, T, T]."""
+    return np.stack([layer.pattern[0].numpy() for layer in seen])
+
+
+def kept(seen: list[AttentionMap]) -> dict[str, np.ndarray]:
+    """What the page shows of the batch's first sequence at one step: its maps, in 8 bits, and what each token gives."""
+    norms = [value_norms(layer)[0].numpy() for layer in seen]
+    return {"patterns": companded(first(seen)), "norms": np.stack(norms)}
+
+
+def part_of(arrays: dict[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+    """The arrays named <group>.<part>, by part."""
+    return {name.removeprefix(f"{group}."): array for name, array in arrays.items() if name.startswith(f"{group}.")}
+
+
+def page_prompt(
+    name: str, labels: list[str], maps: list[dict[str, np.ndarray]], scores: list[Scores], last: list[AttentionMap]
+) -> Prompt:
+    """The page's part for one probe: `maps` and `scores` of each step, and the vectors of the `last`."""
+    patterns, norms = (np.stack([at_step[part] for at_step in maps]) for part in ("patterns", "norms"))
+    blank = np.full(patterns.shape[1:3], np.nan)  # of what was not measured at a step
+    metrics = dict.fromkeys(metric for at_step in scores for metric in at_step)
+    over_steps = {metric: np.stack([at_step.get(metric, blank) for at_step in scores]) for metric in metrics}
+    return Prompt(name, labels, patterns, norms, over_steps, vectors_of(last))
+
+
+def scores_of(seen: list[AttentionMap], probe: Probe) -> Scores:
+    """Every metric that applies, means over the batch."""
+    repeated = probe.ids if probe.period is not None else None
+    layers = [head_scores(layer.pattern, repeated) for layer in seen]
+    return {name: np.stack([layer[name].mean(0).numpy() for layer in layers]) for name in layers[0]}
+
+
+def tells(probe: Probe, metric: str) -> bool:
+    """Whether this is the probe on which the metric says most of a head: repeated tokens for what is defined on them,
+    for all else a batch of held-out text."""
+    return probe.period is not None if metric in OF_REPEATS else not probe.shown
+
+
+def rows_of(scores: Scores, step: int, probe: str) -> list[dict]:
+    """Rows of heads.csv."""
+    shape = next(iter(scores.values())).shape
+    return [
+        {"step": step, "probe": probe, "layer": layer, "head": head}
+        | {name: float(values[layer, head]) for name, values in scores.items()}
+        for layer, head in np.ndindex(*shape)
+    ]
+
+
+def limits(metric: str, values: np.ndarray) -> tuple[float, float]:
+    """Between which scores the colours of a grid run: the same at every step, or, for what is measured once, as far as
+    they go."""
+    if metric.startswith("mean_distance"):
+        return 0.0, float(HELD_OUT[1] / 2)
+    if metric == "ov_copying":
+        return -1.0, 1.0
+    if metric in EFFECTS:
+        most = float(np.abs(values).max()) or 1.0
+        return (0.0 if metric == "importance" else -most), most
+    return 0.0, 1.0
+
+
+def summary(told: Scores) -> dict[str, float]:
+    """What a chart over steps shows: the greatest and the mean score, and how many heads have formed."""
+    numbers = {}
+    for name, values in told.items():
+        numbers[f"heads/{name}/max"], numbers[f"heads/{name}/mean"] = float(values.max()), float(values.mean())
+        if name in FORMED:
+            numbers[f"heads/{name}/count"] = int((values > FORMED[name]).sum())
+    return numbers
+
+
+def vectors_of(seen: list[AttentionMap]) -> dict[tuple[int, int], HeadVectors]:
+    """What the page computes attention from anew, for each (layer, head) of the batch's first sequence."""
+    vectors = {}
+    for layer, maps in enumerate(seen):
+        group = maps.q.size(1) // maps.k.size(1)
+        for head in range(maps.q.size(1)):
+            q, k, v = maps.q[0, head], maps.k[0, head // group], maps.v[0, head // group]
+            vectors[layer, head] = HeadVectors(q.numpy(), k.numpy(), v.numpy(), maps.pattern[0, head].numpy())
+    return vectors

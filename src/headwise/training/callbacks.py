@@ -30,6 +30,8 @@ from headwise.training.loggers import log_moment
 from headwise.training.metrics import refuse_to_diverge
 from headwise.training.module import TrainingModule
 
+PICTURED = 50  # looks with pictures in a run, at most: W&B asks for fewer than a thousand files
+
 
 class ProgressBar(Callback):
     """A bar in a terminal; elsewhere a line for each validation. Both on standard error."""
@@ -181,12 +183,19 @@ def read_samples(path: Path) -> dict[int, str]:
 
 
 class AttentionMaps(Clock):
-    """attention/: the probes' maps and scores before the first step, every n steps and after step max_steps; the same
-    in the logger."""
+    """attention/: what the recorder sees before the first step, after 1, 4, 16, ... and every n, and at the end; the
+    same in the logger. Pictures are kept few enough for any length of run."""
 
     def __init__(self, recorder: Recorder, every_n_steps: int | None):
         super().__init__(every_n_steps)
         self.recorder = recorder
+
+    def due_at(self, trainer: L.Trainer, step: int) -> bool:
+        """At powers of four up to n, then every n; the last look has its own place, on_train_end."""
+        if self.every is None or step >= trainer.max_steps:
+            return False
+        power_of_four = step.bit_count() == 1 and step % 3 == 1
+        return step % self.every == 0 if step >= self.every else power_of_four
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -202,11 +211,20 @@ class AttentionMaps(Clock):
             refuse_to_diverge(trainer, pl_module)
             self.look(trainer, pl_module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.every is None or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, TrainingModule)
+        look = self.recorder.finish(pl_module.model, trainer.global_step)
+        log_moment(trainer.loggers, look.step, look.numbers, look.pictures, self.recorder.page, look.rows)
+
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the maps and hand them to the logger in one call."""
+        """Take a look and hand it to the logger in one call."""
         assert isinstance(pl_module, TrainingModule)
         if not trainer.is_global_zero:  # every device has the same model; one looks
             return
-        look = self.recorder.look(pl_module.model, trainer.global_step)
-        images = {f"attn/maps/{name}": file for name, file in look.sheets.items()}
-        log_moment(trainer.loggers, look.step, look.scores, images)
+        assert self.every is not None
+        between = self.every * -(-trainer.max_steps // (self.every * PICTURED))
+        pictures = trainer.global_step < self.every or trainer.global_step % between == 0
+        look = self.recorder.look(pl_module.model, trainer.global_step, pictures)
+        log_moment(trainer.loggers, look.step, look.numbers, look.pictures)

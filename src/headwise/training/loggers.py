@@ -75,20 +75,33 @@ def make_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger | Non
     return choose("logger.kind", config.kind, LOGGERS)(config, folder, about)
 
 
-def log_moment(loggers: list[Logger], step: int, numbers: dict[str, float], images: dict[str, Path]) -> None:
-    """Numbers and pictures (PNG files) of one moment, in one call, under Lightning's global step."""
+def log_moment(
+    loggers: list[Logger],
+    step: int,
+    numbers: dict[str, float],
+    images: dict[str, Path] | None = None,
+    page: Path | None = None,
+    table: list[dict] | None = None,
+) -> None:
+    """Numbers and pictures (PNG files) of one moment, in one call, under Lightning's global step; W&B gets the page of
+    attention maps and the table of what heads do as well."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb
 
-            pictures = {name: wandb.Image(str(file)) for name, file in images.items()}
-            logger.experiment.log({**numbers, **pictures, "trainer/global_step": step})
-        elif isinstance(logger, TensorBoardLogger):
-            logger.log_metrics(numbers, step)
-            for name, file in images.items():
+            media: dict[str, Any] = {name: wandb.Image(str(file)) for name, file in (images or {}).items()}
+            if page:
+                html = page.read_text(encoding="utf-8")
+                media["attn/view"] = wandb.Html(html, inject=False, data_is_not_path=True)
+            if table:
+                columns = list(dict.fromkeys(column for row in table for column in row))
+                media["heads/table"] = wandb.Table(columns, [[row.get(column) for column in columns] for row in table])
+            logger.experiment.log({**numbers, **media, "trainer/global_step": step})
+            continue
+        logger.log_metrics(numbers, step)
+        if isinstance(logger, TensorBoardLogger):
+            for name, file in (images or {}).items():
                 logger.experiment.add_image(name, np.asarray(Image.open(file)), step, dataformats="HWC")
-        else:
-            logger.log_metrics(numbers, step)
 
 
 def whereabouts(logger: Logger | None) -> str | None:

@@ -44,6 +44,15 @@ def refuse_to_diverge(trainer: L.Trainer, module: TrainingModule) -> None:
             )
 
 
+def losses(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The training and validation losses in a metrics.csv: train, val -> (step, loss)."""
+    rows = CsvTable(path, METRICS).rows()
+    return {
+        split: [(int(row["step"]), float(row[f"{split}_loss"])) for row in rows if row[f"{split}_loss"]]
+        for split in ("train", "val")
+    }
+
+
 def peak_memory(device: torch.device) -> float:
     """The most memory that this process has held so far, in MB: the GPU's, or else the machine's."""
     if device.type == "cuda":
@@ -132,4 +141,4 @@ class MetricsLog(Clock):
         if not trainer.is_global_zero:
             return
         self.table.append([self.row])
-        log_moment(trainer.loggers, self.row["step"], {k: v for k, v in self.row.items() if k != "step"}, {})
+        log_moment(trainer.loggers, self.row["step"], {k: v for k, v in self.row.items() if k != "step"})

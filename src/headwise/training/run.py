@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -29,13 +30,14 @@ from headwise.errors import UserError, choose, require
 from headwise.evaluation import whole_split
 from headwise.files import write_text
 from headwise.hf import open_model
-from headwise.inspection.recorder import OWN_PROBE_TOKENS, Recorder, own_probe
+from headwise.inspection.probes import OWN, held_out_probe, own_probe, prompt_probe, repeats_probe
+from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks, choices, loggers
 from headwise.training.choices import PRECISIONS, compile_model
 from headwise.training.estimate import matmul_peak, measured, plan, setting
-from headwise.training.metrics import MetricsLog
+from headwise.training.metrics import MetricsLog, losses
 from headwise.training.module import TrainingModule
 from headwise.training.optim import OPTIMIZERS
 from headwise.training.resume import find_resume, refuse_another_run, why_finished
@@ -185,17 +187,20 @@ def make_callbacks(config: TrainConfig, devices: int, folder: Path, packed: Pack
     """What watches the run. Prompts that are not given are a stretch of the validation text."""
     tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
     val_every = config.trainer.val_check_interval
-    prompts = {f"prompt_{i}": prompt for i, prompt in enumerate(wanted.attention.prompts, start=1)}
     own = tokenizer.encode(own_probe(tokenizer.decode(packed.tokens("val")[:8192].tolist())))
-    probes = {name: tokenizer.encode(text, f"callbacks.attention.prompts: {text!r}") for name, text in prompts.items()}
-    recorder = Recorder(
-        folder / "attention", tokenizer, probes or {"text": own[: min(OWN_PROBE_TOKENS, block_size)]}, block_size
-    )
+    asked = [
+        (f"prompt_{i}", tokenizer.encode(prompt, f"callbacks.attention.prompts: {prompt!r}"))
+        for i, prompt in enumerate(wanted.attention.prompts, start=1)
+    ]
+    shown = [prompt_probe(name, ids, tokenizer, block_size) for name, ids in asked or [("text", own[:OWN])]]
+    others = [repeats_probe(tokenizer.vocab_size, block_size), held_out_probe(packed.tokens("val"), block_size)]
+    metrics = folder / "metrics.csv"
+    recorder = Recorder(folder / "attention", tokenizer, shown + others, str(folder), partial(losses, metrics))
     sample = wanted.samples
     start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own[:32]
     tokens_per_step, patience = config.global_batch(devices) * block_size, wanted.early_stopping.patience
     return [
-        MetricsLog(folder / "metrics.csv", config.trainer.log_every_n_steps, val_every, tokens_per_step, peak),
+        MetricsLog(metrics, config.trainer.log_every_n_steps, val_every, tokens_per_step, peak),
         callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps),
         callbacks.TextSamples(folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature),
         callbacks.ProgressBar(),

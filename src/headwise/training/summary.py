@@ -42,6 +42,7 @@ def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: flo
         "overrides": list(HydraConfig.get().overrides.task),
         "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
         "attention": [str(file) for file in maps if file.stem.endswith(newest)],
+        "attention_page": str(folder / "attention/view.html") if maps else None,
         "sample": samples[max(samples)].rstrip("\n") if samples else "",
         "wandb": wandb_run,
         "versions": versions(),
@@ -60,6 +61,7 @@ def report(summary: dict) -> str:
     if summary["sample"]:
         lines += ["sample", *(f"    {line}" for line in summary["sample"].splitlines())]
     lines += [f"attention maps   {path}" for path in summary["attention"]]
+    lines += [f"attention page   {summary['attention_page']}"] if summary["attention_page"] else []
     lines += [f"W&B              {summary['wandb']}"] if summary["wandb"] else []
     lines += [f"loss curve       {summary['run_dir']}/loss.png", f"checkpoint       {summary['checkpoint']}"]
     return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""What a model is looked at with: prompts to show, a batch of held-out text, and random tokens repeated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headwise.cli import say
+from headwise.errors import require
+from headwise.tokenizer import Tokenizer
+
+SHOWN = 64  # tokens of a prompt, as many as a contact sheet shows legibly
+OWN = 40  # tokens of the text's own prompt
+HELD_OUT = (8, 128)  # sequences and tokens of held-out text
+REPEATS = 8  # sequences of random tokens repeated
+PROSE = re.compile(r"[^\W\d_]+( [^\W\d_]+[,.;:]?){5,}")  # a line of at least six words, single spaces between
+
+
+@dataclass
+class Probe:
+    """Tokens ids [B, T] that the model reads whenever it is looked at."""
+
+    name: str
+    ids: Tensor
+    shown: bool = True  # the maps of the first sequence are drawn; otherwise it is for the numbers alone
+    period: Tensor | None = None  # [B]: how many tokens are random before each sequence repeats itself
+
+
+def prompt_probe(name: str, ids: list[int], tokenizer: Tokenizer, block_size: int) -> Probe:
+    """A prompt as far as it can be shown. Raises UserError where there is nothing to attend to."""
+    shown = min(SHOWN, block_size)
+    require(len(ids) >= 2, f"{name} ({tokenizer.decode(ids)!r}) is too short to attend in: give two tokens")
+    if len(ids) > shown:
+        say(f"{name} is looked at up to its first {shown} of {len(ids)} tokens")
+    return Probe(name, torch.tensor([ids[:shown]]))
+
+
+def own_probe(text: str) -> str:
+    """A stretch of the text itself to look at: from the first line that reads like prose, else from the start."""
+    lines = text.splitlines(keepends=True)
+    prose = (i for i, line in enumerate(lines[:500]) if PROSE.fullmatch(line.rstrip()))
+    return "".join(lines[next(prose, 0) :])[:2000]
+
+
+def held_out_probe(tokens: np.ndarray, block_size: int) -> Probe:
+    """A batch spread evenly over held-out text, for numbers that one prompt is too short for."""
+    batch, length = HELD_OUT
+    length = min(length, block_size, len(tokens))
+    starts = torch.linspace(0, len(tokens) - length, batch).long().unique().tolist()
+    windows = [torch.from_numpy(tokens[start : start + length].astype(np.int64)) for start in starts]
+    return Probe("val", torch.stack(windows), shown=False)
+
+
+def repeats_probe(vocab_size: int, block_size: int) -> Probe:
+    """Random tokens, then the same again and again; how many differs from sequence to sequence, so that looking back
+    by a fixed distance does not help (Olsson et al. 2022). Always the same ones."""
+    random = torch.Generator().manual_seed(0)
+    length = min(SHOWN, block_size)
+    period = torch.randint(max(1, length // 4), length // 2 + 1, (REPEATS,), generator=random).clamp(max=vocab_size)
+    rows = []
+    for p in period.tolist():
+        segment = torch.randperm(vocab_size, generator=random)[:p]  # no token twice, so that what follows is certain
+        rows.append(segment.repeat(-(-length // p))[:length])
+    return Probe("repeats", torch.stack(rows), period=period)
