@@ -112,7 +112,10 @@ def _check(view: View) -> None:
         raise ValueError(f"normalize={view.normalize}: one of {', '.join(NORMALIZE)}")
     for prompt in view.prompts:
         (s, layers, n_head), t = prompt.patterns.shape[:3], len(prompt.labels)
-        shapes = {"patterns": (len(view.steps), layers, n_head, t * (t + 1) // 2), "value_norms": (s, layers, n_head, t)}
+        shapes = {
+            "patterns": (len(view.steps), layers, n_head, t * (t + 1) // 2),
+            "value_norms": (s, layers, n_head, t),
+        }
         found = {"patterns": prompt.patterns.shape, "value_norms": prompt.value_norms.shape}
         for metric, scores in prompt.scores.items():
             shapes[metric], found[metric] = (s, layers, n_head), scores.shape
@@ -217,5 +220,7 @@ def _summary(view: View) -> str:
             rows.append(f'<tr><th scope="row">{layer}.{head}</th>{cells}</tr>')
         caption = f"Prompt {_text(prompt.name)}, step {view.steps[-1]}: <q>{_text(' '.join(prompt.labels))}</q>"
         head_row = f'<tr><th scope="col">layer.head</th>{names}</tr>'
-        tables.append(f"<table><caption>{caption}</caption><thead>{head_row}</thead><tbody>{''.join(rows)}</tbody></table>")
+        tables.append(
+            f"<table><caption>{caption}</caption><thead>{head_row}</thead><tbody>{''.join(rows)}</tbody></table>"
+        )
     return "\n".join(tables)
