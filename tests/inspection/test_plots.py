@@ -6,8 +6,8 @@ from PIL import Image
 from headwise.inspection.plots import (
     HATCH,
     MASKED,
-    colour_of,
     colours,
+    colours_of,
     contact_sheet,
     film,
     has_glyph,
@@ -86,16 +86,17 @@ def test_a_grid_writes_each_heads_score_on_the_colour_of_its_value():
     values = np.array([[0.0, 1.0, 0.25], [0.5, 1.0, 0.0]])
     grid = metric_grid(values, "t", (0.0, 1.0))
     corner = lambda layer, head: grid.getpixel((66 + head * 58 + 2, 54 + layer * 30 + 2))  # noqa: E731
-    assert corner(0, 1) == corner(1, 1) == colour_of(1.0, (0.0, 1.0))
-    assert corner(0, 0) == corner(1, 2) == colour_of(0.0, (0.0, 1.0)) != corner(0, 2)
+    white, dark = (tuple(colour) for colour in colours_of(np.array([0.0, 1.0]), (0.0, 1.0)).tolist())
+    assert corner(0, 1) == corner(1, 1) == dark
+    assert corner(0, 0) == corner(1, 2) == white != corner(0, 2)
     assert metric_grid(values * 0.1, "t", (0.0, 1.0)).size == grid.size
 
 
 def test_signed_scores_have_a_hue_for_each_sign():
-    red, blue = colour_of(-1.0, (-1.0, 1.0)), colour_of(1.0, (-1.0, 1.0))
+    red, white, blue = colours_of(np.array([-1.0, 0.0, 1.0]), (-1.0, 1.0)).tolist()
     assert red[0] > red[2]
     assert blue[2] > blue[0]
-    assert min(colour_of(0.0, (-1.0, 1.0))) > 240
+    assert min(white) > 240
 
 
 def test_a_film_sorts_heads_by_their_last_score_and_marks_the_step_where_one_forms():

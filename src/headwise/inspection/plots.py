@@ -51,11 +51,18 @@ def map_pixels(pattern: np.ndarray, cell: int) -> np.ndarray:
     """A pattern [T, T] as pixels [T*cell, T*cell, 3]: weights on the square-root scale, the future hatched."""
     pixels = colours()[(np.sqrt(pattern.clip(0, 1)) * 255).round().astype(int)]
     pixels = pixels.repeat(cell, axis=0).repeat(cell, axis=1)
-    future = np.triu(np.ones(pattern.shape, dtype=bool), 1).repeat(cell, axis=0).repeat(cell, axis=1)
-    pixels[future] = MASKED
-    y, x = np.ogrid[: len(pixels), : len(pixels)]
-    pixels[future & ((x + y) % 6 == 0)] = HATCH
+    future, hatched = future_pixels(len(pattern), cell)
+    np.copyto(pixels, hatched, where=future)
     return pixels
+
+
+@cache
+def future_pixels(length: int, cell: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the future is on a map, [T*cell, T*cell, 1], and how it looks, [T*cell, T*cell, 3]."""
+    future = np.triu(np.ones((length, length), dtype=bool), 1).repeat(cell, axis=0).repeat(cell, axis=1)
+    y, x = np.ogrid[: length * cell, : length * cell]
+    hatched = np.where(((x + y) % 6 == 0)[..., None], HATCH, MASKED).astype(np.uint8)
+    return future[..., None], hatched
 
 
 def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str) -> Image.Image:
@@ -149,11 +156,12 @@ def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> 
     draw.text((MARGIN, MARGIN - 4), title, INK, font(14))
     for head in range(n_head):
         draw.text((left + (head + 0.5) * width, top - 5), f"head {head}", FAINT, font(11), anchor="ms")
+    fills = colours_of(values, limits)
     for layer in range(n_layer):
         y = top + layer * height
         draw.text((left - 6, y + height / 2), f"layer {layer}", FAINT, font(11), anchor="rm")
         for head in range(n_head):
-            fill, x = colour_of(values[layer, head], limits), left + head * width
+            fill, x = tuple(fills[layer, head].tolist()), left + head * width
             draw.rectangle((x, y, x + width - 2, y + height - 2), fill=fill)
             ink = INK if sum(fill) > 380 else (255, 255, 255)
             text = f"{values[layer, head]:.3g}" if abs(values[layer, head]) >= 10 else f"{values[layer, head]:.2f}"
@@ -161,14 +169,15 @@ def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> 
     return picture
 
 
-def colour_of(value: float, limits: tuple[float, float]) -> tuple[int, int, int]:
-    """A colour for a number between the limits: from white to dark, or if they span 0 from red over white to blue."""
+def colours_of(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Colours [..., 3] for numbers between the limits: from white to dark, or if they span 0 from red over white to
+    blue."""
     import matplotlib
 
     low, high = limits
-    part = float(np.clip((value - low) / (high - low), 0, 1))
-    red, green, blue, _ = matplotlib.colormaps["RdBu" if low < 0 else "Blues"](0.1 + 0.8 * part if low < 0 else part)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    parts = np.clip((values - low) / (high - low), 0, 1)
+    shades = matplotlib.colormaps["RdBu"](0.1 + 0.8 * parts) if low < 0 else matplotlib.colormaps["Blues"](parts)
+    return (255 * shades[..., :3]).round().astype(np.uint8)
 
 
 def film(
@@ -187,10 +196,17 @@ def film(
     flat = scores.reshape(n_steps, -1)
     order = np.argsort(-flat[-1], kind="stable")
     rows = order[:FILM_ROWS]
-    figure = Figure(figsize=(9, 2.6 + 0.24 * len(rows)), dpi=110, layout="constrained")
+    tall = 0.24 * len(rows)  # the grid's height in inches; below it 0.5, above it the curve
+    size = np.array([9, tall + 2.65])
+    figure = Figure(figsize=size, dpi=110)
     canvas = FigureCanvasAgg(figure)
-    heights = [1.6, 0.24 * len(rows)]
-    curve, grid = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+
+    def place(x: float, y: float, width: float, height: float) -> tuple[float, ...]:
+        return tuple(np.array([x, y, width, height]) / [*size, *size])
+
+    grid, bar = figure.add_axes(place(0.75, 0.5, 7.3, tall)), figure.add_axes(place(8.2, 0.5, 0.2, tall))
+    curve = figure.add_axes(place(0.75, tall + 0.7, 7.3, 1.6), sharex=grid)
+    curve.tick_params(labelbottom=False)
     for name, points in losses.items():
         at = [(np.interp(step, steps, range(n_steps)), loss) for step, loss in points if step <= steps[-1]]
         if at:
@@ -211,7 +227,7 @@ def film(
     every = -(-n_steps // 14)
     grid.set_xticks(range(0, n_steps, every), [str(step) for step in steps[::every]], fontsize=8)
     grid.set(xlabel="optimizer step", ylabel="layer.head")
-    figure.colorbar(image, ax=grid, ticks=[0, 0.1, 0.25, 0.5, 1], pad=0.01)
+    figure.colorbar(image, cax=bar, ticks=[0, 0.1, 0.25, 0.5, 1], format="%g")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
