@@ -111,19 +111,17 @@ def _check(view: View) -> None:
     if view.normalize not in NORMALIZE:
         raise ValueError(f"normalize={view.normalize}: one of {', '.join(NORMALIZE)}")
     for prompt in view.prompts:
-        (s, layers, n_head), t = prompt.patterns.shape[:3], len(prompt.labels)
-        shapes = {
-            "patterns": (len(view.steps), layers, n_head, t * (t + 1) // 2),
-            "value_norms": (s, layers, n_head, t),
-        }
-        found = {"patterns": prompt.patterns.shape, "value_norms": prompt.value_norms.shape}
-        for metric, scores in prompt.scores.items():
-            shapes[metric], found[metric] = (s, layers, n_head), scores.shape
-        for name, shape in shapes.items():
-            if found[name] != shape:
-                raise ValueError(f"prompt {prompt.name}: {name} is {found[name]}, not {shape}")
-        if n_head % view.n_kv_head or prompt.patterns.dtype != np.uint8:
-            raise ValueError(f"prompt {prompt.name}: {prompt.patterns.dtype}, {n_head} heads, {view.n_kv_head} shared")
+        heads, t = (len(view.steps), *prompt.patterns.shape[1:3]), len(prompt.labels)
+        arrays = [("patterns", prompt.patterns, (*heads, t * (t + 1) // 2))]
+        arrays += [("value_norms", prompt.value_norms, (*heads, t))]
+        arrays += [(metric, scores, heads) for metric, scores in prompt.scores.items()]
+        for name, array, shape in arrays:
+            if array.shape != shape:
+                raise ValueError(f"prompt {prompt.name}: {name} is {array.shape}, not {shape}")
+        if prompt.patterns.dtype != np.uint8 or heads[2] % view.n_kv_head:
+            raise ValueError(
+                f"prompt {prompt.name}: {prompt.patterns.dtype}, {heads[2]} heads, {view.n_kv_head} shared"
+            )
 
 
 class _Blobs:
