@@ -92,16 +92,15 @@ def render(view: View, budget: int = BUDGET) -> Page:
     turns = zip_longest(*([(prompt, at) for at in prompt.vectors] for prompt in view.prompts))
     heads = [head for turn in turns for head in turn if head is not None]
     steps = np.arange(len(view.steps))
-    room = budget - min(_cost(heads), budget // 2)
+    costs = _costs(heads)
+    room = budget - min(costs[-1], budget // 2)
     page = _page(view, steps, [], budget)
     while len(page) > room and len(steps) > 2:
         count = max(2, min(len(steps) - 1, len(steps) * room // len(page)))
         steps = np.linspace(0, len(view.steps) - 1, count).round().astype(int)
         page = _page(view, steps, [], budget)
-    held, free = list(heads), budget - len(page)
-    while held and _cost(held) > free:
-        held.pop()
-    return Page(_page(view, steps, held, budget) if held else page)
+    count = sum(cost <= budget - len(page) for cost in costs[1:])
+    return Page(_page(view, steps, heads[:count], budget) if count else page)
 
 
 Head = tuple[Prompt, tuple[int, int]]
@@ -143,12 +142,15 @@ class _Blobs:
         return {"layer": int(at[0]), "head": int(at[1]), "width": one.q.shape[1], **places}
 
 
-def _cost(heads: list[Head]) -> int:
-    """Bytes that the vectors of these heads take in a page."""
-    blobs = _Blobs()
+def _costs(heads: list[Head]) -> list[int]:
+    """Bytes that the vectors of none of these heads, of the first, of the first two, ... take in a page."""
+    blobs, costs, counted = _Blobs(), [0], 0
     for prompt, at in heads:
         blobs.add_head(prompt, at)
-    return sum(len(text) + 4 for text in blobs.places) + 100 * len(heads)
+        new = list(blobs.places)[counted:]
+        counted += len(new)
+        costs.append(costs[-1] + 100 + sum(len(text) + 4 for text in new))
+    return costs
 
 
 def _page(view: View, steps: np.ndarray, heads: list[Head], budget: int) -> str:
