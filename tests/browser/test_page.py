@@ -108,7 +108,7 @@ def test_the_readout_under_the_pointer_is_the_tensors(page, seen):
         assert re.match(
             rf"{int((stored > stored[j]).sum()) + 1}(st|nd|rd|th) of {i + 1} keys", page.inner_text("#rank")
         )
-        assert "stored in 8 bits" in page.inner_text("#rank")
+        assert "stored in 8 bits, right to ±.004" in page.inner_text("#rank")
     page.click("#head-1-2")
     point(page, 9, 2)
     assert value(page) == pytest.approx(float(attention(seen, 2, 0, 1, 2)[9, 2]), abs=1e-7)
@@ -580,6 +580,13 @@ def test_the_hash_restores_what_was_seen(visit, text):
 )
 def test_a_nonsense_hash_is_survived(visit, text, hash):
     assert state(visit(text, hash)) | {"ranked": False} == state(visit(text))
+
+
+def test_it_starts_with_the_most_telling_head_that_can_be_stepped_through(page, seen):
+    scores = patterns_of(seen["text"][2]).diagonal(-1, -2, -1).mean(-1)  # previous token; no other is known here
+    best = max([(0, 1), (1, 2), (1, 3)], key=lambda at: float(scores[at]))
+    assert (state(page)["layer"], state(page)["head"]) == best
+    assert page.is_visible("#walk")
 
 
 def test_start_is_where_the_page_starts_and_the_hash_wins(visit, seen):

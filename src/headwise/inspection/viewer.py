@@ -74,7 +74,8 @@ class Page(str):
 
     def _repr_html_(self) -> str:
         style = "width: 100%; height: 600px; border: 0"
-        return f'<iframe srcdoc="{html.escape(self)}" sandbox="allow-scripts" style="{style}"></iframe>'
+        page = html.escape(self)
+        return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="{style}" title="Attention"></iframe>'
 
 
 def companded(pattern: np.ndarray) -> np.ndarray:
