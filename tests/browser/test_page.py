@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -82,18 +83,14 @@ def attention(seen, step, prompt, layer, head):
 
 def test_every_weight_is_the_tensors(page, seen):
     read = "([s, p, l, h, i, j]) => headwise.weight(s, p, l, h, i, j)"
-    everything = """({S, P, L, H, T}) => {
-      const out = [];
-      for (let s = 0; s < S; s++) for (let p = 0; p < P; p++) for (let l = 0; l < L; l++) for (let h = 0; h < H; h++)
-        out.push(Array.from({length: T[p] ** 2}, (_, n) => headwise.weight(s, p, l, h, Math.floor(n / T[p]), n % T[p])));
-      return out; }"""
+    matrix = """([T, s, p, l, h]) => Array.from({length: T * T},
+      (_, n) => headwise.weight(s, p, l, h, Math.floor(n / T), n % T))"""
     lengths = [len(IDS[name]) for name in NAMES]
-    found = iter(page.evaluate(everything, {"S": 3, "P": 2, "L": 2, "H": 4, "T": lengths}))
     for s in range(3):
         for p, length in enumerate(lengths):
             for layer in range(2):
                 for head in range(4):
-                    weights = torch.tensor(next(found)).reshape(length, length)
+                    weights = torch.tensor(page.evaluate(matrix, [length, s, p, layer, head])).reshape(length, length)
                     exact = s == 2 and (layer, head) in {(0, 1), (1, 2), (1, 3)}
                     off = (weights - attention(seen, s, p, layer, head)).abs().max()
                     assert off <= (1e-7 if exact else QUANTUM), (s, p, layer, head)
@@ -111,7 +108,7 @@ def test_the_readout_under_the_pointer_is_the_tensors(page, seen):
         assert re.match(
             rf"{int((stored > stored[j]).sum()) + 1}(st|nd|rd|th) of {i + 1} keys", page.inner_text("#rank")
         )
-        assert "stored in 8 bits" in page.inner_text("#rank")
+        assert "stored in 8 bits, right to ±.004" in page.inner_text("#rank")
     page.click("#head-1-2")
     point(page, 9, 2)
     assert value(page) == pytest.approx(float(attention(seen, 2, 0, 1, 2)[9, 2]), abs=1e-7)
@@ -196,7 +193,7 @@ def test_a_map_in_the_grid_is_as_dark_as_its_weights(page, seen):
 @pytest.mark.parametrize(("scheme", "sign"), [("light", -1), ("dark", 1)])
 def test_colours_are_monotone_in_lightness(visit, text, scheme, sign):
     shades = visit(text, color_scheme=scheme).evaluate("headwise.luminance()")
-    steps = [sign * (b - a) for a, b in zip(shades[:-1], shades[1:], strict=True)]
+    steps = [sign * (b - a) for a, b in pairwise(shades)]
     assert min(steps) >= 0
     assert sum(steps) > 180
 
@@ -278,9 +275,10 @@ def test_play_runs_through_the_steps_and_stops_at_the_last(visit, text):
     assert page.get_attribute("#play", "aria-pressed") == "true"
     until(page, "headwise.state.step === 2")
     until(page, "document.querySelector('#play').getAttribute('aria-pressed') === 'false'")
-    press(page, " ")  # the play button has the focus: its own key
+    page.keyboard.press(" ")  # the play button has the focus: its own key
+    until(page, "document.querySelector('#play').getAttribute('aria-pressed') === 'true'")
     assert page.get_attribute("#play", "aria-pressed") == "true"
-    assert state(page)["step"] == 0
+    assert state(page)["step"] < 2  # from the start again
     page.click("#play")
     settle(page)
     assert page.get_attribute("#play", "aria-pressed") == "false"
@@ -288,7 +286,8 @@ def test_play_runs_through_the_steps_and_stops_at_the_last(visit, text):
 
 def test_the_loss_curve_is_drawn(page):
     drawn = """() => { const c = document.querySelector("#loss");
-      return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.filter((x, n) => n % 4 === 3 && x).length; }"""
+      const {data} = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+      return data.filter((x, n) => n % 4 === 3 && x).length; }"""
     assert page.evaluate(drawn) > 1000
     assert "3.10 down to 1.90" in page.get_attribute("#loss", "aria-label")
 
@@ -413,7 +412,7 @@ def test_a_head_without_vectors_says_why_and_leads_to_those_with(page):
     assert page.is_visible("#walk")
     press(page, ",")
     assert "last step only" in page.inner_text("#unwalkable")
-    page.click("#to-last")
+    page.click("[data-go=last]")
     assert state(page)["step"] == 2
     assert page.is_visible("#walk")
 
@@ -583,6 +582,13 @@ def test_a_nonsense_hash_is_survived(visit, text, hash):
     assert state(visit(text, hash)) | {"ranked": False} == state(visit(text))
 
 
+def test_it_starts_with_the_most_telling_head_that_can_be_stepped_through(page, seen):
+    scores = patterns_of(seen["text"][2]).diagonal(-1, -2, -1).mean(-1)  # previous token; no other is known here
+    best = max([(0, 1), (1, 2), (1, 3)], key=lambda at: float(scores[at]))
+    assert (state(page)["layer"], state(page)["head"]) == best
+    assert page.is_visible("#walk")
+
+
 def test_start_is_where_the_page_starts_and_the_hash_wins(visit, seen):
     start = {"prompt": "repeats", "step": 30, "layer": 1, "head": 2, "query": 4, "walk": True, "stage": 2}
     text = render(view_of(seen, start=start))
@@ -661,7 +667,7 @@ def test_reduced_motion_stills_the_page(visit, text):
     assert still.evaluate(duration) == "0s"
     assert moving.evaluate(duration) != "0s"
     still.click("#play")
-    still.wait_for_timeout(700)
+    still.wait_for_timeout(600)
     assert state(still)["step"] == 1  # slower
 
 
@@ -689,8 +695,9 @@ def test_every_control_has_a_name(page):
     for tab in ("walk", "compare", "table"):
         page.click(f"#tab-{tab}")
         settle(page)
-        nameless = page.evaluate("""() => [...document.querySelectorAll("button, select, input, [role=img], [role=region]")]
-          .filter(e => e.offsetParent && !(e.ariaLabel || e.textContent.trim() || e.closest("label")?.textContent.trim()))
+        nameless = page.evaluate("""() => [...document.querySelectorAll("button, select, input, [role], [tabindex]")]
+          .filter(e => e.offsetParent)
+          .filter(e => !(e.ariaLabel || e.textContent.trim() || e.closest("label")?.textContent.trim()))
           .map(e => e.outerHTML)""")
         assert nameless == []
 

@@ -74,7 +74,8 @@ class Page(str):
 
     def _repr_html_(self) -> str:
         style = "width: 100%; height: 600px; border: 0"
-        return f'<iframe srcdoc="{html.escape(self)}" sandbox="allow-scripts" style="{style}"></iframe>'
+        page = html.escape(self)
+        return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="{style}" title="Attention"></iframe>'
 
 
 def companded(pattern: np.ndarray) -> np.ndarray:
@@ -92,16 +93,15 @@ def render(view: View, budget: int = BUDGET) -> Page:
     turns = zip_longest(*([(prompt, at) for at in prompt.vectors] for prompt in view.prompts))
     heads = [head for turn in turns for head in turn if head is not None]
     steps = np.arange(len(view.steps))
-    room = budget - min(_cost(heads), budget // 2)
+    costs = _costs(heads)
+    room = budget - min(costs[-1], budget // 2)
     page = _page(view, steps, [], budget)
     while len(page) > room and len(steps) > 2:
         count = max(2, min(len(steps) - 1, len(steps) * room // len(page)))
         steps = np.linspace(0, len(view.steps) - 1, count).round().astype(int)
         page = _page(view, steps, [], budget)
-    held, free = list(heads), budget - len(page)
-    while held and _cost(held) > free:
-        held.pop()
-    return Page(_page(view, steps, held, budget) if held else page)
+    count = sum(cost <= budget - len(page) for cost in costs[1:])
+    return Page(_page(view, steps, heads[:count], budget) if count else page)
 
 
 Head = tuple[Prompt, tuple[int, int]]
@@ -111,19 +111,17 @@ def _check(view: View) -> None:
     if view.normalize not in NORMALIZE:
         raise ValueError(f"normalize={view.normalize}: one of {', '.join(NORMALIZE)}")
     for prompt in view.prompts:
-        (s, layers, n_head), t = prompt.patterns.shape[:3], len(prompt.labels)
-        shapes = {
-            "patterns": (len(view.steps), layers, n_head, t * (t + 1) // 2),
-            "value_norms": (s, layers, n_head, t),
-        }
-        found = {"patterns": prompt.patterns.shape, "value_norms": prompt.value_norms.shape}
-        for metric, scores in prompt.scores.items():
-            shapes[metric], found[metric] = (s, layers, n_head), scores.shape
-        for name, shape in shapes.items():
-            if found[name] != shape:
-                raise ValueError(f"prompt {prompt.name}: {name} is {found[name]}, not {shape}")
-        if n_head % view.n_kv_head or prompt.patterns.dtype != np.uint8:
-            raise ValueError(f"prompt {prompt.name}: {prompt.patterns.dtype}, {n_head} heads, {view.n_kv_head} shared")
+        heads, t = (len(view.steps), *prompt.patterns.shape[1:3]), len(prompt.labels)
+        arrays = [("patterns", prompt.patterns, (*heads, t * (t + 1) // 2))]
+        arrays += [("value_norms", prompt.value_norms, (*heads, t))]
+        arrays += [(metric, scores, heads) for metric, scores in prompt.scores.items()]
+        for name, array, shape in arrays:
+            if array.shape != shape:
+                raise ValueError(f"prompt {prompt.name}: {name} is {array.shape}, not {shape}")
+        if prompt.patterns.dtype != np.uint8 or heads[2] % view.n_kv_head:
+            raise ValueError(
+                f"prompt {prompt.name}: {prompt.patterns.dtype}, {heads[2]} heads, {view.n_kv_head} shared"
+            )
 
 
 class _Blobs:
@@ -145,12 +143,15 @@ class _Blobs:
         return {"layer": int(at[0]), "head": int(at[1]), "width": one.q.shape[1], **places}
 
 
-def _cost(heads: list[Head]) -> int:
-    """Bytes that the vectors of these heads take in a page."""
-    blobs = _Blobs()
+def _costs(heads: list[Head]) -> list[int]:
+    """Bytes that the vectors of none of these heads, of the first, of the first two, ... take in a page."""
+    blobs, costs, counted = _Blobs(), [0], 0
     for prompt, at in heads:
         blobs.add_head(prompt, at)
-    return sum(len(text) + 4 for text in blobs.places) + 100 * len(heads)
+        new = list(blobs.places)[counted:]
+        counted += len(new)
+        costs.append(costs[-1] + 100 + sum(len(text) + 4 for text in new))
+    return costs
 
 
 def _page(view: View, steps: np.ndarray, heads: list[Head], budget: int) -> str:
