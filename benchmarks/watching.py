@@ -1,6 +1,6 @@
 """What watching attention costs: an experiment with its default looks and pictures, and without any, in turn.
 
-    python benchmarks/attention.py [--experiments quickstart shakespeare_cpu] [--text tinyshakespeare.txt] [--rounds N]
+    python benchmarks/watching.py [--experiments quickstart shakespeare_cpu] [--text tinyshakespeare.txt] [--rounds N]
 
 What a run takes beside its optimizer steps (validation, samples, pictures, the page) hardly varies, so the difference in
 that is the cost; the losses of both must be the same, bit for bit.
@@ -35,7 +35,9 @@ def main() -> None:
     flags = parser.parse_args()
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     print(f"{processor()}, {flags.threads} threads; {versions}; {date.today()}; {flags.rounds} rounds\n", flush=True)
-    print("| experiment | steps, s | beside them, s | without maps, s | cost, s | 2% of the steps + 3 s |\n|---|---|---|---|---|---|")
+    print(
+        "| experiment | steps, s | beside them, s | without maps, s | cost, s | 2% of the steps + 3 s |\n|---|---|---|---|---|---|"
+    )
     for experiment in flags.experiments:
         overrides = [f"experiment={experiment}", f"threads={flags.threads}"]
         if flags.text and experiment.startswith("shakespeare"):
