@@ -2,8 +2,8 @@
 
     python benchmarks/watching.py [--experiments quickstart shakespeare_cpu] [--text tinyshakespeare.txt] [--rounds N]
 
-What a run takes beside its optimizer steps (validation, samples, pictures, the page) hardly varies, so the difference in
-that is the cost; the losses of both must be the same, bit for bit.
+What a run takes beside its optimizer steps (validation, samples, pictures, the page) hardly varies, so the difference
+in that is the cost; the losses of both must be the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ def main() -> None:
     flags = parser.parse_args()
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     print(f"{processor()}, {flags.threads} threads; {versions}; {date.today()}; {flags.rounds} rounds\n", flush=True)
-    print(
-        "| experiment | steps, s | beside them, s | without maps, s | cost, s | 2% of the steps + 3 s |\n|---|---|---|---|---|---|"
-    )
+    print("| experiment | steps, s | beside them, s | without maps, s | cost, s | 2% of the steps + 3 s |")
+    print("|---|---|---|---|---|---|", flush=True)
     for experiment in flags.experiments:
         overrides = [f"experiment={experiment}", f"threads={flags.threads}"]
         if flags.text and experiment.startswith("shakespeare"):

@@ -197,12 +197,12 @@ def film(
     order = np.argsort(-flat[-1], kind="stable")
     rows = order[:FILM_ROWS]
     tall = 0.24 * len(rows)  # the grid's height in inches; below it 0.5, above it the curve
-    size = np.array([9, tall + 2.65])
+    size = (9.0, tall + 2.65)
     figure = Figure(figsize=size, dpi=110)
     canvas = FigureCanvasAgg(figure)
 
-    def place(x: float, y: float, width: float, height: float) -> tuple[float, ...]:
-        return tuple(np.array([x, y, width, height]) / [*size, *size])
+    def place(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+        return x / size[0], y / size[1], width / size[0], height / size[1]
 
     grid, bar = figure.add_axes(place(0.75, 0.5, 7.3, tall)), figure.add_axes(place(8.2, 0.5, 0.2, tall))
     curve = figure.add_axes(place(0.75, tall + 0.7, 7.3, 1.6), sharex=grid)
