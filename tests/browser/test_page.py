@@ -639,7 +639,7 @@ def test_it_works_in_a_sandboxed_iframe(visit, text):
     frame = page.frames[1]
     frame.wait_for_selector("#head-1-1")
     frame.click("#head-1-1")
-    frame.click("#play")
+    page.keyboard.press(",")
     until(frame, "headwise.state.step === 1")
     page.keyboard.press("}")
     assert frame.evaluate("headwise.state.layer") == 0
