@@ -39,7 +39,6 @@ from headwise.data.sampler import window_starts, windows_at
 from headwise.evaluation import mean_loss
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
-from headwise.training.choices import compile_model
 from headwise.training.optim import make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +114,7 @@ def bench_step(nanogpt: Path, tokens: np.ndarray, vocabulary: int, rounds: int) 
     ):
         model = GPT(GPTConfig(vocab_size=vocabulary, **SHAPE, **kinds))  # type: ignore[arg-type]
         if compiled:
-            compile_model(model)
+            model.compile()
 
         def forward(model: GPT = model) -> torch.Tensor:
             return next_token_loss(model(x), y)

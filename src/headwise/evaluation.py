@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headwise import checkpoint
 from headwise.data.datamodule import ValBatches
@@ -17,16 +17,19 @@ from headwise.model.gpt import IGNORE, next_token_loss
 
 @torch.no_grad()
 def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: ValBatches) -> float:
-    """Nats per token of a model in eval mode, or of any function from token ids [B, T] to logits [B, T, V]."""
+    """Nats per token of a model in eval mode, or of any function from token ids [B, T] to logits [B, T, V]; a model
+    may be on any device."""
     total, count = 0.0, 0
+    device = next(logits_of.parameters()).device if isinstance(logits_of, nn.Module) else None
     for inputs, targets in batches:
+        inputs, targets = inputs.to(device), targets.to(device)
         total += float(next_token_loss(logits_of(inputs), targets, reduction="sum"))
         count += int((targets != IGNORE).sum())
     return total / count
 
 
-def whole_split(file: Path, packed: Packed) -> dict:
+def whole_split(file: Path, packed: Packed, device: str = "cpu") -> dict:
     """val_loss (nats per token) and val_bits_per_byte of a checkpoint over the whole validation split."""
-    model = checkpoint.load(file).model
+    model = checkpoint.load(file, device).model
     loss = mean_loss(model, ValBatches(packed.tokens("val"), model.config.block_size, packed.tokenizer.vocab_size))
     return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / packed.bytes_per_token("val")}

@@ -8,6 +8,7 @@ A tokenizer travels as the JSON of `tokenizers` itself: in the token cache and i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
@@ -18,6 +19,7 @@ from tokenizers.decoders import DecodeStream
 from headwise.errors import UserError, choose
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
+SURROGATES = re.compile("[\ud800-\udfff]")
 PIECE = 1 << 16  # characters encoded at a time, so that memory stays flat
 
 
@@ -66,14 +68,13 @@ class Tokenizer:
 
     def check(self, text: str, what: str = "the text") -> None:
         """Raise UserError if the text holds characters this tokenizer has no token for."""
-        unknown = set() if self.characters is None else set(text) - self.characters
+        halves = set(SURROGATES.findall(text))  # what Python makes of bytes that are not UTF-8
+        unknown = halves if self.characters is None else set(text) - self.characters
         if unknown:
             listed = ", ".join(f"{c!r} at {text.index(c)}" for c in sorted(unknown, key=text.index)[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise UserError(
-                f"{what} holds characters the tokenizer has no token for: {listed}{more}; "
-                "use other characters, or train with tokenizer=bpe, which knows all"
-            )
+            remedy = "give text in UTF-8" if halves else "use other characters, or tokenizer=bpe, which knows all"
+            raise UserError(f"{what} holds characters the tokenizer has no token for: {listed}{more}; {remedy}")
 
     def label(self, token: int) -> str:
         """One token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""

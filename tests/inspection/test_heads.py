@@ -125,6 +125,16 @@ def test_rollout_of_one_layer_is_half_itself_and_of_more_their_product():
     assert torch.allclose(rollout(patterns).sum(-1), torch.ones(T))
 
 
+def test_weights_that_do_not_sum_to_one_are_taken_as_parts_of_their_sum():
+    """As ReLU's."""
+    for strength in (0.1, 3.0):
+        scores = head_scores((UNIFORM * strength)[None])
+        assert {name: float(value) for name, value in scores.items()} == pytest.approx(
+            {name: float(value) for name, value in head_scores(UNIFORM[None]).items()}
+        )
+    assert float(head_scores(torch.zeros(1, T, T))["entropy"]) == 0.0
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_permuting_heads_permutes_scores_and_changes_nothing_in_place(name):
     pattern = torch.rand(2, 5, T, T).tril().softmax(-1)

@@ -47,7 +47,7 @@ def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
     assert np.array_equal(prompt.vectors[1, 2].k, maps[1].k[0, 0])
     assert set(prompt.scores) == {*METRICS, *EFFECTS}
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
-    probe = repeats_probe(checkpoint.tokenizer.vocab_size, model.config.block_size)
+    (probe,) = repeats_probe(checkpoint.tokenizer.vocab_size, model.config.block_size)
     expected = induction(see(model, probe.ids)[1].pattern, probe.ids)[:, 2].mean()
     assert prompt.scores["induction"][0, 1, 2] == pytest.approx(float(expected))
     assert sheet_of(view).size[0] > 500

@@ -29,9 +29,9 @@ def test_the_texts_own_probe_starts_at_its_first_line_of_prose():
     assert own_probe("x = 1\n") == "x = 1\n"
 
 
-@pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 2)])
+@pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 4)])
 def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
-    probe = repeats_probe(vocab_size, block_size)
+    (probe,) = repeats_probe(vocab_size, block_size)
     length = min(64, block_size)
     assert probe.ids.shape == (8, length)
     for row, period in zip(probe.ids, probe.period.tolist(), strict=True):
@@ -39,7 +39,8 @@ def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
         assert torch.equal(row[period:], row[: length - period])
         assert 1 <= period <= max(1, length // 2)
     assert len(set(probe.period.tolist())) > 1 or length < 8 or vocab_size < 16
-    assert torch.equal(probe.ids, repeats_probe(vocab_size, block_size).ids)
+    assert torch.equal(probe.ids, repeats_probe(vocab_size, block_size)[0].ids)
+    assert repeats_probe(vocab_size, 3) == []
 
 
 def test_held_out_text_is_spread_over_the_split_and_cut_to_the_model():

@@ -29,7 +29,7 @@ def model(seed=1, **changes):
 def recorder(folder, step=0):
     probes = [
         prompt_probe("text", TOKENIZER.encode("The lions left"), TOKENIZER, 29),
-        repeats_probe(TOKENIZER.vocab_size, 29),
+        *repeats_probe(TOKENIZER.vocab_size, 29),
         held_out_probe(HELD_OUT, 29),
     ]
     made = Recorder(folder, TOKENIZER, probes, "a run", lambda: LOSSES)

@@ -45,11 +45,22 @@ def test_prompts_of_different_lengths_go_on_as_each_would_alone(kinds):
 def test_memory_is_reserved_once_and_only_for_key_and_value_heads():
     model = model_of({"n_kv_head": 1})
     cache = KVCache(model.config, batch=2, size=17)
-    assert cache.keys.shape == cache.values.shape == (2, 2, 1, 17, 6)
-    places = cache.keys.data_ptr(), cache.values.data_ptr()
+    places = set()
     for part in torch.randint(V, (2, T)).split(1, dim=1):
         model(part, cache=cache)
-    assert (cache.keys.data_ptr(), cache.values.data_ptr()) == places
+        assert [memory.shape for memory in cache.memory] == [(2, 2, 1, 17, 6)] * 2
+        places.add(tuple(memory.data_ptr() for memory in cache.memory))
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_a_cache_is_of_the_models_own_precision(dtype):
+    model, ids = model_of({}).to(dtype), torch.randint(V, (1, T))
+    cache = KVCache(model.config, batch=1)
+    cached = torch.cat([model(part, cache=cache) for part in ids.split(5, dim=1)], dim=1)
+    assert {memory.dtype for memory in cache.memory} == {dtype}
+    assert torch.allclose(cached, model(ids), atol=1e-9 if dtype is torch.float64 else 0.1)
 
 
 @torch.no_grad()
@@ -57,9 +68,10 @@ def test_earlier_keys_and_values_stay_as_they_were():
     model, ids = model_of({}), torch.randint(V, (1, T))
     cache = KVCache(model.config, batch=1)
     model(ids[:, :9], cache=cache)
-    before = cache.keys[..., :9, :].clone(), cache.values[..., :9, :].clone()
+    keys, values = cache.memory
+    before = keys[..., :9, :].clone(), values[..., :9, :].clone()
     model(ids[:, 9:], cache=cache)
-    assert torch.equal(cache.keys[..., :9, :], before[0])
-    assert torch.equal(cache.values[..., :9, :], before[1])
-    assert cache.keys[..., 9:T, :].all()
-    assert not cache.keys[..., T:, :].any()
+    assert torch.equal(keys[..., :9, :], before[0])
+    assert torch.equal(values[..., :9, :], before[1])
+    assert keys[..., 9:T, :].all()
+    assert not keys[..., T:, :].any()

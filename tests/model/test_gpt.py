@@ -59,7 +59,7 @@ def test_no_token_changes_when_a_later_one_does(kinds, precision, chunks):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
             if chunks is None:
                 return model(ids)
-            cache = KVCache(model.config, len(ids), dtype=model.embedding.weight.dtype)
+            cache = KVCache(model.config, len(ids))
             return torch.cat([model(part, cache=cache) for part in ids.split(chunks, dim=1)], dim=1)
 
     ids = torch.randint(V, (2, T))

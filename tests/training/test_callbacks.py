@@ -10,8 +10,8 @@ from rich.console import Console
 
 from headwise.errors import RunError
 from headwise.inspection.recorder import Look
-from headwise.training.callbacks import AttentionMaps, EarlyStopping, ProgressBar, read_samples
-from headwise.training.clock import Clock, step_ended
+from headwise.training.callbacks import AttentionMaps, Checkpoints, ProgressBar, read_samples
+from headwise.training.clock import Clock, Stopwatch, step_ended
 from headwise.training.metrics import refuse_to_diverge
 from tests.training.test_module import module
 
@@ -35,7 +35,7 @@ def test_attention_is_looked_at_early_and_then_every_n_steps_and_pictured_a_boun
     recorder = SimpleNamespace(
         look=lambda model, step, pictures: looked.append((step, pictures)) or Look(step), begin=lambda step: None
     )
-    maps, made = AttentionMaps(recorder, 100), module()
+    maps, made = AttentionMaps(recorder, 100, Stopwatch()), module()
     made.train_loss = made.grad_norm = torch.tensor(1.0)
 
     def run(max_steps):
@@ -49,7 +49,7 @@ def test_attention_is_looked_at_early_and_then_every_n_steps_and_pictured_a_boun
                 maps.on_train_batch_end(now, made, None, None, step - 1)
         return looked
 
-    assert [step for step, _ in run(450)] == [0, 1, 4, 16, 64, 100, 200, 300, 400]  # the last look is on_train_end's
+    assert [step for step, _ in run(450)] == [0, 1, 4, 16, 64, 100, 200, 300, 400]  # the last look is on_fit_end's
     assert all(pictures for _, pictures in looked)
     long = run(30_000)
     assert len(long) == 5 + 299
@@ -96,19 +96,50 @@ def test_a_loss_far_above_that_of_guessing_is_a_divergence_too():
         refuse_to_diverge(trainer(7), made)
 
 
-def test_early_stopping_waits_for_so_many_validations_without_a_new_best(capsys):
-    made, stopping = module(), EarlyStopping(patience=2)
+def test_a_run_stops_after_so_many_validations_without_a_new_best(tmp_path, capsys):
+    made, checkpoints = module(), Checkpoints(tmp_path, None, 1, 2, Stopwatch())
     losses = [2.0, 1.5, 1.6, 1.4, 1.5, 1.4, 9.9]
-    stopped = []
+    stopped, saved = [], []
     for loss in losses:
         made.val_loss, moment = loss, trainer()
         moment.should_stop = False
-        stopping.on_validation_end(moment, made)
+        moment.save_checkpoint = lambda file, weights_only: file.write_text("") or saved.append(file.name[1:5])
+        checkpoints.on_validation_end(moment, made)
         stopped.append(moment.should_stop)
     assert stopped == [False, False, False, False, False, True, True]
-    again = EarlyStopping(patience=2)
-    again.load_state_dict(stopping.state_dict())
-    assert (again.best, again.waited) == (1.4, 3)
+    assert saved.count("best") == 3
+    again, moment = Checkpoints(tmp_path, None, 1, 2, Stopwatch()), trainer()
+    again.load_state_dict(checkpoints.state_dict())
+    again.on_train_start(moment, made)
+    assert (again.best, again.waited, moment.should_stop) == (1.4, 3, True)
+    elsewhere = Checkpoints(tmp_path / "other", None, 1, 9, Stopwatch())
+    elsewhere.load_state_dict(checkpoints.state_dict())
+    elsewhere.on_train_start(moment, made)
+    assert (elsewhere.best, moment.should_stop) == (math.inf, False)  # its best.ckpt is in another folder
+
+
+def test_the_stopwatch_counts_all_but_its_pauses(monkeypatch):
+    now = [10.0]
+    monkeypatch.setattr("headwise.training.clock.time.perf_counter", lambda: now[0])
+    watch = Stopwatch()
+
+    def wait(seconds):
+        now[0] += seconds
+        return watch.seconds
+
+    assert wait(1) == 0
+    watch.start()
+    assert wait(2) == 2
+    with watch.paused():
+        assert wait(4) == 2
+    assert wait(8) == 10
+    watch.stop()
+    assert wait(16) == 10
+    with watch.paused():
+        wait(32)
+    assert wait(64) == 10
+    watch.start()
+    assert wait(128) == 138
 
 
 def test_samples_are_read_back_by_step(tmp_path):

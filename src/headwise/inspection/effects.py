@@ -23,18 +23,22 @@ from headwise.model.gpt import GPT, eval_mode, next_token_loss
 def ov_copying(model: GPT, ids: Tensor) -> Tensor:
     """Whether what a head reads from a token makes that token likelier: Re(sum of eigenvalues) / sum of their absolute
     values, of the circuit W_E W_V W_O W_U from token to logits (Elhage et al. 2021), between -1 and 1; 0 where the
-    circuit does nothing. The norms' scales count as parts of the matrices after them. `ids` are not used."""
-    unembedding = (model.head.weight * norm_scale(model.norm)).detach().float()  # W_U [V, C]
-    through = model.embedding.weight.detach().float().T @ unembedding  # [C, C]: W_E W_U, summed over tokens
+    circuit does nothing. What the norms do to every input alike (their scales, and LayerNorm's taking away of the mean)
+    counts as part of the matrices beside them, and raising all logits alike as nothing. `ids` are not used."""
+    embedding, unembedding = (matrix.detach().cpu().float() for matrix in (model.embedding.weight, model.head.weight))
+    unembedding = unembedding * norm_scale(model.norm)  # W_U [V, C]
+    if isinstance(model.norm, nn.LayerNorm):
+        embedding, unembedding = (matrix - matrix.mean(1, keepdim=True) for matrix in (embedding, unembedding))
+    through = embedding.T @ (unembedding - unembedding.mean(0))  # [C, C]: W_E W_U, summed over tokens
     scores = []
     for block in model.blocks:
         assert isinstance(block, Block)
         part = block.attention
-        w_v = (part.qkv.weight.split(part.sizes)[2] * norm_scale(block.attention_norm)).detach().float()
+        w_v = part.qkv.weight.split(part.sizes)[2].detach().cpu().float() * norm_scale(block.attention_norm)
         w_v = w_v.unflatten(0, (part.n_kv_head, -1)).repeat_interleave(
             part.n_head // part.n_kv_head, dim=0
         )  # [H, D, C]
-        w_o = part.out.weight.detach().float().unflatten(1, (part.n_head, -1)).transpose(0, 1)  # [H, C, D]
+        w_o = part.out.weight.detach().cpu().float().unflatten(1, (part.n_head, -1)).transpose(0, 1)  # [H, C, D]
         # The circuit is V x V of rank D; its eigenvalues other than 0 are those of the same factors in another order.
         values = torch.linalg.eigvals(w_v @ through @ w_o)  # [H, D]
         scores.append(values.sum(-1).real / values.abs().sum(-1).clamp(min=torch.finfo(torch.float32).tiny))
@@ -42,9 +46,9 @@ def ov_copying(model: GPT, ids: Tensor) -> Tensor:
 
 
 def norm_scale(norm: nn.Module) -> Tensor:
-    """The learned factors [C] of a layer norm or RMS norm."""
+    """The learned factors [C] of a layer norm or RMS norm, on the CPU in float32."""
     assert isinstance(norm.weight, Tensor)
-    return norm.weight
+    return norm.weight.detach().cpu().float()
 
 
 def importance(model: GPT, ids: Tensor) -> Tensor:
@@ -134,15 +138,17 @@ class FrozenNorm:
         self.centred = isinstance(norm, nn.LayerNorm)
         spread = total - total.mean(-1, keepdim=True) if self.centred else total
         self.scale = (spread.square().mean(-1, keepdim=True) + (norm.eps or 0.0)).rsqrt()  # [B, T, 1]
-        self.weight = norm_scale(norm).detach().float()
+        self.weight = norm_scale(norm).to(total.device)
         bias = getattr(norm, "bias", None)
         self.bias = torch.zeros_like(self.weight) if bias is None else bias.detach().float()  # belongs to no part
         self.unembedding = model.head.weight.detach().float()  # W_U [V, C]
 
-    def __call__(self, part: Tensor) -> Tensor:
-        """A part of the stream [..., B, T, C] after the norm."""
+    def __call__(self, part: Tensor, transposed: bool = False) -> Tensor:
+        """A part of the stream [..., B, T, C] after the norm; transposed, a direction after it as one before."""
+        if transposed:
+            part = part * self.scale * self.weight
         part = part - part.mean(-1, keepdim=True) if self.centred else part
-        return part * self.scale * self.weight
+        return part if transposed else part * self.scale * self.weight
 
     def logits(self, part: Tensor) -> Tensor:
         """What a part [..., B, T, C] adds to the logits [..., B, T, V]."""
@@ -153,12 +159,20 @@ class FrozenNorm:
 def logit_attribution(model: GPT, ids: Tensor) -> Tensor:
     """What a head adds by itself, through the frozen final norm and the unembedding, to the logit of the token that
     came next, above its mean over the vocabulary; mean over tokens."""
-    parts = stream(model, ids[:, :-1])
-    through = FrozenNorm(model, parts.total())
+    end: list[Tensor] = []
+    hook = model.norm.register_forward_pre_hook(lambda _, inputs: end.append(inputs[0]))
+    try:
+        with eval_mode(model), capture(model) as maps:
+            model(ids[:, :-1])
+    finally:
+        hook.remove()
+    through = FrozenNorm(model, end[0].float())
     wanted = through.unembedding[ids[:, 1:]] - through.unembedding.mean(0)  # [B, T, C]
+    back = through(wanted, transposed=True).unsqueeze(1)  # the direction in the stream that counts, [B, 1, T, C]
     scores = []
-    for updates in parts.heads.transpose(1, 2):  # a layer's, [H, B, T, C]
-        scores.append((through(updates) * wanted).sum(-1).mean((1, 2)))
+    for layer in sorted(maps):
+        along = back @ maps[layer].w_o.mT  # the same as each head sees it, [B, H, T, D]
+        scores.append((maps[layer].z * along).sum(-1).mean((0, 2)))
     return torch.stack(scores)
 
 

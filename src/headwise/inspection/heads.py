@@ -1,8 +1,8 @@
 """What each head does, as numbers: pure functions of what capture gives.
 
 Of a pattern A [..., T, T], T >= 2, row i the query, column j <= i the key, each gives [...]: one number for each head,
-or whatever else stands before the last two dimensions. Rows that can only look at themselves do not count. What needs
-the model as well is in effects.py.
+or whatever else stands before the last two dimensions. Row 0, which can only look at itself, counts for
+distances alone. What needs the model as well is in effects.py.
 
 Dimensions: B batch, H heads, G key/value heads, T tokens, D head width, C = n_embd.
 """
@@ -26,7 +26,7 @@ def entropy(pattern: Tensor) -> Tensor:
 
 
 def mean_distance(pattern: Tensor) -> Tensor:
-    """How many tokens back the attention goes: sum A_ij (i - j) / sum A_ij (Vig & Belinkov 2019)."""
+    """How many tokens back the attention goes: sum A_ij (i - j) / sum A_ij over all rows (Vig & Belinkov 2019)."""
     place = torch.arange(pattern.size(-1), device=pattern.device, dtype=pattern.dtype)
     back = place[:, None] - place  # i - j
     return (pattern * back).sum((-2, -1)) / pattern.sum((-2, -1)).clamp(min=torch.finfo(pattern.dtype).tiny)
@@ -84,7 +84,9 @@ METRICS = [*OF_PATTERN, *OF_REPEATS]
 
 
 def head_scores(pattern: Tensor, repeated: Tensor | None = None) -> dict[str, Tensor]:
-    """Every metric of the pattern, by name; where its tokens are `repeated` random ones, those that need them too."""
+    """Every metric of the pattern, by name; where its tokens are `repeated` random ones, those that need them too. Rows
+    are taken as parts of their sum, which is 1 with softmax but not with ReLU."""
+    pattern = pattern / pattern.sum(-1, keepdim=True).clamp(min=torch.finfo(pattern.dtype).tiny)
     scores = {name: metric(pattern) for name, metric in OF_PATTERN.items()}
     if repeated is not None:
         scores |= {name: metric(pattern, repeated) for name, metric in OF_REPEATS.items()}

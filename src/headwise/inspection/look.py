@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from headwise.checkpoint import Checkpoint
+from headwise.cli import say
 from headwise.errors import require
 from headwise.hf import open_model
 from headwise.inspection.capture import AttentionMap
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.plots import contact_sheet
-from headwise.inspection.probes import Probe, repeats_probe
+from headwise.inspection.probes import SHOWN, Probe, repeats_probe
 from headwise.inspection.recorder import COLUMNS, Scores, kept, page_prompt, scores_of, see
 from headwise.inspection.viewer import Page, View, render
 
@@ -53,16 +54,22 @@ def text_probe(checkpoint: Checkpoint, text: str, what: str) -> Probe:
 def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:
     """Every score of every head: on the text, or on random tokens repeated for what is defined on them."""
     model = checkpoint.model
-    repeats = repeats_probe(checkpoint.tokenizer.vocab_size, model.config.block_size)
-    scores = scores_of(see(model, repeats.ids), repeats) | scores_of(seen, probe)
+    scores: Scores = {}
+    for repeats in repeats_probe(checkpoint.tokenizer.vocab_size, model.config.block_size):
+        scores |= scores_of(see(model, repeats.ids), repeats)
+    scores |= scores_of(seen, probe)
     scores |= {name: effect(model, probe.ids).numpy() for name, effect in EFFECTS.items()}
     return {name: np.asarray(scores[name]) for name in COLUMNS if name in scores}
 
 
 def sheet_of(view: View) -> Image.Image:
-    """The contact sheet of the page's prompt, from the maps it holds."""
+    """The contact sheet of the page's prompt, from the maps it holds, as far as a sheet can show it."""
     prompt = view.prompts[0]
-    patterns = np.zeros((*prompt.patterns.shape[1:3], len(prompt.labels), len(prompt.labels)))
+    length = min(SHOWN, len(prompt.labels))
+    if length < len(prompt.labels):
+        say(f"the picture shows the first {length} of {len(prompt.labels)} tokens")
+    patterns = np.zeros((*prompt.patterns.shape[1:3], length, length))
     for (layer, head), vectors in prompt.vectors.items():
-        patterns[layer, head] = vectors.pattern
-    return contact_sheet(patterns, prompt.labels, {name: s[0] for name, s in prompt.scores.items()}, view.title)
+        patterns[layer, head] = vectors.pattern[:length, :length]
+    scores = {name: values[0] for name, values in prompt.scores.items()}
+    return contact_sheet(patterns, prompt.labels[:length], scores, view.title)

@@ -16,7 +16,7 @@ from headwise.tokenizer import Tokenizer
 SHOWN = 64  # tokens of a prompt, as many as a contact sheet shows legibly
 OWN = 40  # tokens of the text's own prompt
 HELD_OUT = (8, 128)  # sequences and tokens of held-out text
-REPEATS = 8  # sequences of random tokens repeated
+REPEATS, LEAST = 8, 4  # sequences of random tokens repeated; tokens in each, at least
 PROSE = re.compile(r"[^\W\d_]+( [^\W\d_]+[,.;:]?){5,}")  # a line of at least six words, single spaces between
 
 
@@ -55,14 +55,16 @@ def held_out_probe(tokens: np.ndarray, block_size: int) -> Probe:
     return Probe("val", torch.stack(windows), shown=False)
 
 
-def repeats_probe(vocab_size: int, block_size: int) -> Probe:
+def repeats_probe(vocab_size: int, block_size: int) -> list[Probe]:
     """Random tokens, then the same again and again; how many differs from sequence to sequence, so that looking back
-    by a fixed distance does not help (Olsson et al. 2022). Always the same ones."""
+    by a fixed distance does not help (Olsson et al. 2022). Always the same ones; none where nothing can repeat."""
     random = torch.Generator().manual_seed(0)
     length = min(SHOWN, block_size)
+    if length < LEAST:
+        return []
     period = torch.randint(max(1, length // 4), length // 2 + 1, (REPEATS,), generator=random).clamp(max=vocab_size)
     rows = []
     for p in period.tolist():
         segment = torch.randperm(vocab_size, generator=random)[:p]  # no token twice, so that what follows is certain
         rows.append(segment.repeat(-(-length // p))[:length])
-    return Probe("repeats", torch.stack(rows), period=period)
+    return [Probe("repeats", torch.stack(rows), period=period)]

@@ -25,7 +25,7 @@ from headwise.files import whole, write_text
 from headwise.generation import generate
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
-from headwise.training.clock import Clock, step_ended
+from headwise.training.clock import Clock, Stopwatch, step_ended
 from headwise.training.loggers import log_moment
 from headwise.training.metrics import refuse_to_diverge
 from headwise.training.module import TrainingModule
@@ -88,18 +88,26 @@ class ProgressBar(Callback):
 
 class Checkpoints(Clock, Checkpoint):
     """best.ckpt, of the lowest validation loss, and last.ckpt: at each validation, the latter every n steps too where
-    asked for. As one of Lightning's checkpoint callbacks it runs after all others, so what it saves knows of the
-    latest validation."""
+    asked for; ends the run once `patience` validations in a row have brought no new best. As one of Lightning's
+    checkpoint callbacks it runs after all others, so what it saves knows of the latest validation."""
 
-    def __init__(self, folder: Path, every_n_steps: int | None, val_every: int):
+    def __init__(
+        self, folder: Path, every_n_steps: int | None, val_every: int, patience: int | None, stopwatch: Stopwatch
+    ):
         super().__init__(every_n_steps)
-        self.folder, self.validation, self.best = folder, Clock(val_every), math.inf
+        self.folder, self.validation, self.patience, self.stopwatch = folder, Clock(val_every), patience, stopwatch
+        self.best, self.waited = math.inf, 0
 
     def state_dict(self) -> dict:
-        return {"best": self.best}
+        return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.best = state_dict["best"]
+        self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not (self.folder / "best.ckpt").exists():  # gone on with in another folder
+            self.best = math.inf
+        trainer.should_stop = self.out_of_patience()  # stopped before, and interrupted before its summary
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -111,47 +119,43 @@ class Checkpoints(Clock, Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
-        if pl_module.val_loss < self.best:
-            self.best = pl_module.val_loss
+        better = pl_module.val_loss < self.best
+        self.best, self.waited = min(self.best, pl_module.val_loss), 0 if better else self.waited + 1
+        if better:
             self.save(trainer, "best.ckpt")
         self.save(trainer, "last.ckpt")
+        if self.out_of_patience():
+            trainer.should_stop = True
+            if trainer.is_global_zero:
+                say(f"step {trainer.global_step}: no better for {self.waited} validations; stopping early")
+
+    def out_of_patience(self) -> bool:
+        """Whether the run is to stop early."""
+        return self.patience is not None and self.waited >= self.patience
 
     def save(self, trainer: L.Trainer, name: str) -> None:
         """Write a checkpoint, whole or not at all: by the first device, though all take part."""
         writing = whole(self.folder / name) if trainer.is_global_zero else nullcontext(self.folder / name)
-        with writing as file:
+        with self.stopwatch.paused(), writing as file:
             trainer.save_checkpoint(file, weights_only=False)
-
-
-class EarlyStopping(Callback):
-    """Ends the run once so many validations in a row have brought no new best."""
-
-    def __init__(self, patience: int):
-        self.patience, self.best, self.waited = patience, math.inf, 0
-
-    def state_dict(self) -> dict:
-        return {"best": self.best, "waited": self.waited}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        self.best, self.waited = state_dict["best"], state_dict["waited"]
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        better = pl_module.val_loss < self.best
-        self.best, self.waited = min(self.best, pl_module.val_loss), 0 if better else self.waited + 1
-        if self.waited >= self.patience:
-            trainer.should_stop = True
-            if trainer.is_global_zero:
-                say(f"step {trainer.global_step}: no better for {self.waited} validations; stopping early")
 
 
 class TextSamples(Clock):
     """samples.txt: how the model continues one prompt, every n steps. The same seed each time, so that what
     changes is the model."""
 
-    def __init__(self, path: Path, every_n_steps: int | None, prompt: list[int], tokens: int, temperature: float):
+    def __init__(
+        self,
+        path: Path,
+        every_n_steps: int | None,
+        prompt: list[int],
+        tokens: int,
+        temperature: float,
+        stopwatch: Stopwatch,
+    ):
         super().__init__(every_n_steps)
         self.path, self.prompt, self.tokens, self.temperature = path, prompt, tokens, temperature
+        self.stopwatch = stopwatch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what was sampled up to the step the run goes on from."""
@@ -169,7 +173,8 @@ class TextSamples(Clock):
         refuse_to_diverge(trainer, pl_module)
         if not trainer.is_global_zero:
             return
-        with eval_mode(pl_module.model), torch.compiler.set_stance("force_eager"):  # each length would compile anew
+        eager = torch.compiler.set_stance("force_eager")  # each length would compile anew
+        with self.stopwatch.paused(), eval_mode(pl_module.model), eager:
             ids = list(generate(pl_module.model, self.prompt, self.tokens, self.temperature, seed=0))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"==== step {trainer.global_step}\n{pl_module.tokenizer.decode(self.prompt + ids)}\n\n")
@@ -186,12 +191,12 @@ class AttentionMaps(Clock):
     """attention/: what the recorder sees before the first step, after 1, 4, 16, ... and every n, and at the end; the
     same in the logger. Pictures are kept few enough for any length of run."""
 
-    def __init__(self, recorder: Recorder, every_n_steps: int | None):
+    def __init__(self, recorder: Recorder, every_n_steps: int | None, stopwatch: Stopwatch):
         super().__init__(every_n_steps)
-        self.recorder = recorder
+        self.recorder, self.stopwatch = recorder, stopwatch
 
     def due_at(self, trainer: L.Trainer, step: int) -> bool:
-        """At powers of four up to n, then every n; the last look has its own place, on_train_end."""
+        """At powers of four up to n, then every n; the last look has its own place, on_fit_end."""
         if self.every is None or step >= trainer.max_steps:
             return False
         power_of_four = step.bit_count() == 1 and step % 3 == 1
@@ -211,7 +216,8 @@ class AttentionMaps(Clock):
             refuse_to_diverge(trainer, pl_module)
             self.look(trainer, pl_module)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last look; also where the run was interrupted after its last step and this is all that is left to do."""
         if self.every is None or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, TrainingModule)
@@ -226,5 +232,6 @@ class AttentionMaps(Clock):
         assert self.every is not None
         between = self.every * -(-trainer.max_steps // (self.every * PICTURED))
         pictures = trainer.global_step < self.every or trainer.global_step % between == 0
-        look = self.recorder.look(pl_module.model, trainer.global_step, pictures)
-        log_moment(trainer.loggers, look.step, look.numbers, look.pictures)
+        with self.stopwatch.paused():
+            look = self.recorder.look(pl_module.model, trainer.global_step, pictures)
+            log_moment(trainer.loggers, look.step, look.numbers, look.pictures)

@@ -48,15 +48,14 @@ def run_flops(config: TrainConfig, devices: int) -> float:
     return model.flops_per_token() * tokens
 
 
-def compile_model(model: GPT) -> None:
-    """Compile the model in place, which keeps the weights' names. Where there is no working compiler, say so and leave
-    it as it is."""
+def compiler_works(device: torch.device) -> bool:
+    """Whether torch.compile does on this device; says so where it does not."""
     try:
-        probe = nn.Linear(2, 2).to(model.embedding.weight.device)
-        torch.compile(probe, fullgraph=True)(torch.ones(2, 2, device=probe.weight.device))
+        probe = nn.Linear(2, 2).to(device)
+        torch.compile(probe, fullgraph=True)(torch.ones(2, 2, device=device))
     except Exception as error:  # whatever the platform lacks, training goes on without it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         say(f"compile: no compiler works here ({reason}); training without")
         torch._dynamo.reset()
-        return
-    model.compile()
+        return False
+    return True

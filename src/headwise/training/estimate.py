@@ -43,7 +43,8 @@ def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device
     optimizer = make_optimizer(model, config.optimizer)
     shape = (config.data.batch_size, config.model.block_size + 1)
     ids = torch.randint(config.model.vocab_size, shape, device=device)
-    accumulate, kept = config.accumulate(devices), dict[int, int]()
+    accumulate, kept, activations = config.accumulate(devices), dict[int, int](), 0
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -53,17 +54,17 @@ def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device
     for _ in range(steps):
         start = time.perf_counter()
         for _ in range(accumulate):
+            kept.clear()
             with mixed, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                next_token_loss(model(ids[:, :-1]), ids[:, 1:]).backward()
+                loss = next_token_loss(model(ids[:, :-1]), ids[:, 1:])
+            activations = sum(size for place, size in kept.items() if place not in own)
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         times.append(time.perf_counter() - start)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     state = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values())
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    activations = sum(size for place, size in kept.items() if place not in own) / (steps * accumulate)
     total = 2 * weights + state + activations
     seconds = min(times) * config.trainer.max_steps
     return [
@@ -74,6 +75,12 @@ def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device
     ]
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product in `dtype`: what utilisation is measured against."""
     n = 8192 if device.type == "cuda" else 1024
@@ -82,8 +89,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     for _ in range(4):
         start = time.perf_counter()
         out = nn.functional.linear(a, a)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         best = min(best, time.perf_counter() - start)
     del out
     return 2 * n**3 / best

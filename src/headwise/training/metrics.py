@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import resource
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 
 from headwise.errors import RunError
 from headwise.files import CsvTable
-from headwise.training.clock import Clock, step_ended
+from headwise.training.clock import Clock, Stopwatch, step_ended
 from headwise.training.loggers import log_moment
 from headwise.training.module import TrainingModule
 
@@ -65,21 +64,22 @@ class MetricsLog(Clock):
     """metrics.csv and the logger's scalars: a row every n steps and at each validation. `peak` is what the device can
     do, in operations a second; utilization is the part of it that the model's own operations take."""
 
-    def __init__(self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int, peak: float):
+    def __init__(
+        self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int, peak: float, stopwatch: Stopwatch
+    ):
         super().__init__(every_n_steps)
-        self.peak = peak
+        self.peak, self.stopwatch = peak, stopwatch
         self.table = CsvTable(path, METRICS)
         self.validation = Clock(val_every)
         self.tokens_per_step = tokens_per_step
-        self.seconds = 0.0  # spent training in all, resumed parts included
-        self.steps, self.interval = 0, 0.0  # since the last row
+        self.steps, self.seconds = 0, 0.0  # steps since the last row, and its time; resumed parts count
         self.row: dict[str, Any] = {}
 
     def state_dict(self) -> dict:
-        return {"seconds": self.seconds}
+        return {"seconds": self.stopwatch.seconds}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.seconds = state_dict["seconds"]
+        self.stopwatch.before = self.seconds = state_dict["seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -90,7 +90,7 @@ class MetricsLog(Clock):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.started = time.perf_counter()
+        self.stopwatch.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -100,7 +100,6 @@ class MetricsLog(Clock):
         row_due = self.due(trainer, batch_idx) or validation_follows
         if row_due:
             refuse_to_diverge(trainer, pl_module)  # first, since it waits for the device to finish the step
-        self.interval += time.perf_counter() - self.started
         self.steps += step_ended(trainer, batch_idx)
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # makes Lightning validate after the last step, whichever that is
@@ -108,6 +107,9 @@ class MetricsLog(Clock):
             self.row = self.measure(trainer, pl_module)
             if not validation_follows:
                 self.write(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stopwatch.stop()  # until the next batch
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -120,9 +122,9 @@ class MetricsLog(Clock):
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """The row of the step just taken; speed and time are since the last row."""
         assert isinstance(pl_module, TrainingModule)
-        self.seconds += self.interval
-        speed = self.steps * self.tokens_per_step / self.interval if self.steps else math.nan
-        self.steps, self.interval = 0, 0.0
+        now = self.stopwatch.seconds
+        speed = self.steps * self.tokens_per_step / (now - self.seconds) if self.steps else math.nan
+        self.steps, self.seconds = 0, now
         return {
             "step": trainer.global_step,
             "tokens": trainer.global_step * self.tokens_per_step,

@@ -45,6 +45,13 @@ class TrainingModule(L.LightningModule):
         self.val_loss = self.val_bits_per_byte = math.nan  # of the latest validation
         self.val_sum, self.val_count = 0.0, 0
 
+    def on_train_start(self) -> None:
+        """Rates are those of the schedule, also of a longer one than the checkpoint knew."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * multiplier(
+                self.global_step, self.schedule_config, self.trainer.max_steps
+            )
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
         torch.manual_seed(self.draw_seed(batch_idx))
@@ -92,11 +99,11 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """The mean over every token of all devices, not over batches."""
-        both = torch.tensor([self.val_sum, self.val_count], dtype=torch.float64, device=self.device)
-        both = self.trainer.strategy.reduce(both, reduce_op="sum")
+        both = torch.tensor([self.val_sum, self.val_count], dtype=torch.float64)
+        if self.trainer.world_size > 1:  # not every device has float64
+            both = self.trainer.strategy.reduce(both.to(self.device), reduce_op="sum")
         self.val_loss = float(both[0] / both[1])
         self.val_bits_per_byte = self.val_loss / math.log(2) / self.bytes_per_val_token
-        self.log("val_loss", self.val_loss, logger=False)  # for Lightning's own callbacks
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.model, self.optimizer_config)

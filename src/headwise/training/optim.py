@@ -111,7 +111,7 @@ class Muon(torch.optim.AdamW):
 def arithmetic(device: torch.device) -> torch.dtype:
     """What Muon iterates in: bfloat16 on GPUs that have it, where it is enough, and float32 elsewhere, since most CPUs
     only imitate bfloat16."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
 
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon}

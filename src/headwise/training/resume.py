@@ -12,7 +12,8 @@ from headwise.errors import require
 # What a resumed run must have as it was, since its result depends on it.
 FIXED = (
     *("init_from", "model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
-    *("compile", "trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
+    *("data.val_tokens", "compile", "trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
+    "callbacks.attention.prompts",  # the page shows the same ones at every step
 )
 
 
@@ -54,7 +55,7 @@ def why_finished(saved: dict, config: TrainConfig) -> str | None:
     step, patience = saved["global_step"], config.callbacks.early_stopping.patience
     if step >= config.trainer.max_steps:
         return f"{step} steps are taken; raise trainer.max_steps to go on"
-    waited = saved["callbacks"].get("EarlyStopping", {"waited": 0})["waited"]
+    waited = saved["callbacks"]["Checkpoints"]["waited"]
     if patience and waited >= patience:
         return f"it stopped early at step {step}; raise callbacks.early_stopping.patience to go on"
     return None

@@ -35,7 +35,8 @@ from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks, choices, loggers
-from headwise.training.choices import PRECISIONS, compile_model
+from headwise.training.choices import PRECISIONS, compiler_works
+from headwise.training.clock import Stopwatch
 from headwise.training.estimate import matmul_peak, measured, plan, setting
 from headwise.training.metrics import MetricsLog, losses
 from headwise.training.module import TrainingModule
@@ -78,6 +79,7 @@ def train(composed: DictConfig) -> dict | None:
     assert isinstance(config, TrainConfig)
     probe = check(config)
     devices, device, first = probe.world_size, probe.strategy.root_device, probe.is_global_zero
+    config.data.global_batch_size = config.global_batch(devices)  # a resumed run keeps it, whatever its devices
     folder = Path(HydraConfig.get().runtime.output_dir)
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())  # as a user would write it
@@ -90,6 +92,7 @@ def train(composed: DictConfig) -> dict | None:
     start = adopt(config, resume_from or config.init_from) if config.init_from else None
     packed = packed_text(config, start)
     choices.settle(config, device.type, devices, before)
+    config.compile = config.compile and not config.estimate and compiler_works(device)
     plain = asdict(config) | {"run_dir": str(folder)}  # as it turned out
     if saved and resume_from:
         refuse_another_run(saved, plain, packed.key, resume_from)
@@ -116,7 +119,7 @@ def train(composed: DictConfig) -> dict | None:
         for line in [*lines, setting(config, devices, device, peak), f"folder           {folder}"]:
             say(line)
     if config.compile:
-        compile_model(model)
+        model.compile()  # in place, which keeps the weights' names
     whole_run = False
     try:
         trainer = make_trainer(config, accumulate, watchers, logger)
@@ -133,7 +136,7 @@ def train(composed: DictConfig) -> dict | None:
         return None
     summary = summarize(folder, model.n_parameters(), wandb_run, time.monotonic() - began)
     if config.data.val_tokens:  # the run validated on a part; what it came to is measured on all
-        summary |= whole_split(folder / "checkpoints" / "best.ckpt", packed)
+        summary |= whole_split(folder / "checkpoints" / "best.ckpt", packed, str(device))
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -193,19 +196,21 @@ def make_callbacks(config: TrainConfig, devices: int, folder: Path, packed: Pack
         for i, prompt in enumerate(wanted.attention.prompts, start=1)
     ]
     shown = [prompt_probe(name, ids, tokenizer, block_size) for name, ids in asked or [("text", own[:OWN])]]
-    others = [repeats_probe(tokenizer.vocab_size, block_size), held_out_probe(packed.tokens("val"), block_size)]
+    others = [*repeats_probe(tokenizer.vocab_size, block_size), held_out_probe(packed.tokens("val"), block_size)]
     metrics = folder / "metrics.csv"
     recorder = Recorder(folder / "attention", tokenizer, shown + others, str(folder), partial(losses, metrics))
     sample = wanted.samples
     start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own[:32]
     tokens_per_step, patience = config.global_batch(devices) * block_size, wanted.early_stopping.patience
+    watch, checkpoints = Stopwatch(), folder / "checkpoints"
     return [
-        MetricsLog(metrics, config.trainer.log_every_n_steps, val_every, tokens_per_step, peak),
-        callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps),
-        callbacks.TextSamples(folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature),
+        MetricsLog(metrics, config.trainer.log_every_n_steps, val_every, tokens_per_step, peak, watch),
+        callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps, watch),
+        callbacks.TextSamples(
+            folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature, watch
+        ),
         callbacks.ProgressBar(),
-        *([callbacks.EarlyStopping(patience)] if patience else []),
-        callbacks.Checkpoints(folder / "checkpoints", wanted.checkpoint.every_n_steps, val_every),
+        callbacks.Checkpoints(checkpoints, wanted.checkpoint.every_n_steps, val_every, patience, watch),
     ]
 
 

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from headwise.files import CsvTable
 from headwise.inspection.plots import loss_curve
+from headwise.inspection.recorder import step_of
 from headwise.training import callbacks
 from headwise.training.metrics import METRICS
 
@@ -24,7 +25,7 @@ def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: flo
     best = min(validated, key=lambda row: float(row["val_loss"]))
     steps, tokens, trained = int(rows[-1]["step"]), int(rows[-1]["tokens"]), float(rows[-1]["seconds"])
     maps = sorted((folder / "attention").glob("maps_*_step_*.png"))
-    newest = max((file.stem[-6:] for file in maps), default="")
+    newest = max(map(step_of, maps), default=0)
     samples = callbacks.read_samples(folder / "samples.txt")
     return {
         "val_loss": float(best["val_loss"]),
@@ -41,7 +42,7 @@ def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: flo
         "run_dir": str(folder),
         "overrides": list(HydraConfig.get().overrides.task),
         "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
-        "attention": [str(file) for file in maps if file.stem.endswith(newest)],
+        "attention": [str(file) for file in maps if step_of(file) == newest],
         "attention_page": str(folder / "attention/view.html") if maps else None,
         "sample": samples[max(samples)].rstrip("\n") if samples else "",
         "wandb": wandb_run,
