@@ -10,6 +10,8 @@ from headwise.errors import UserError
     ("group", "key", "value", "message"),
     [
         ("optimizer", "lr", 0.0, "optimizer.lr=0.0 must be above 0"),
+        ("optimizer", "lr", float("inf"), "optimizer.lr=inf must be above 0, and a number"),
+        ("data", "path", "my.txt", "data.path=my.txt is for data=files, and the text is that of python_docs"),
         ("optimizer", "beta2", 1.0, "optimizer.beta2=1.0 must be at least 0 and below 1"),
         ("trainer", "max_steps", 0, "trainer.max_steps=0 must be at least 1"),
         ("data", "batch_size", 0, "data.batch_size=0 must be at least 1"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -218,6 +219,13 @@ def test_an_estimate_says_what_a_run_takes_and_starts_nothing(tmp_path):
     assert list(lines) == ["parameters", "text", "tokens", "arithmetic", "memory", "time"]
     assert lines["tokens"].startswith("480 a step, ")  # 20 windows of 24
     assert not (tmp_path / "run").exists()
+    larger = script_here(
+        "train", *arguments("run", ["estimate=true", "data.global_batch_size=80", "data.batch_size=20"]), cwd=tmp_path
+    )
+    held = [
+        int(re.search(r"activations ([\d,]+)", done.stdout)[1].replace(",", "")) for done in (done, larger)
+    ]  # of one forward pass of 5 windows, and of 20
+    assert held[1] == pytest.approx(4 * held[0], rel=0.3)
 
 
 def test_a_part_of_the_validation_text_is_enough_while_training_and_the_end_counts_all(tmp_path):
@@ -226,8 +234,8 @@ def test_a_part_of_the_validation_text_is_enough_while_training_and_the_end_coun
     part = train(tmp_path, "part", *steps, "data.val_tokens=500")
     assert metrics(tmp_path / "part")[-1]["train_loss"] == metrics(tmp_path / "whole")[-1]["train_loss"]
     assert part["last_val_loss"] != whole["last_val_loss"]
-    if part["best_step"] == whole["best_step"]:
-        assert part["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
+    assert part["best_step"] == whole["best_step"] == 6
+    assert part["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
 
 
 def test_a_run_that_gets_no_better_stops_early_and_stays_stopped(tmp_path):
@@ -237,6 +245,8 @@ def test_a_run_that_gets_no_better_stops_early_and_stays_stopped(tmp_path):
     assert summary["steps"] < 30
     again = script_here("train", "run_dir=run", *steps, "resume=auto", cwd=tmp_path)
     assert f"run has finished: it stopped early at step {summary['steps']}" in again.stderr
+    (tmp_path / "run/summary.json").unlink()  # as if it had been interrupted just before
+    assert train(tmp_path, "run", *steps, "resume=auto")["steps"] == summary["steps"]
     assert len(metrics(tmp_path / "run")) == int(summary["steps"]) // 2
 
 
@@ -322,11 +332,43 @@ def test_a_run_moved_elsewhere_keeps_its_best_checkpoint_when_resumed(tmp_path):
 def test_a_run_killed_before_its_summary_gets_it_when_resumed(tmp_path):
     steps = [*STEPS, "trainer.max_steps=8", "callbacks.attention.every_n_steps=4", "callbacks.samples.every_n_steps=4"]
     first = train(tmp_path, "out", *steps)
-    (tmp_path / "out/summary.json").unlink()
+    heads = (tmp_path / "out/attention/heads.csv").read_text()
+    for file in ("summary.json", "attention/film_induction.png", "attention/grid_ablation.png", "attention/heads.csv"):
+        (tmp_path / "out" / file).unlink()
     again = train(tmp_path, "out", *steps, "resume=auto")
+    last = [line for line in heads.splitlines() if line.startswith("8,")]
+    assert (tmp_path / "out/attention/heads.csv").read_text().splitlines()[1:] == last
+    assert (tmp_path / "out/attention/film_induction.png").is_file()
+    assert (tmp_path / "out/attention/grid_ablation.png").is_file()
     for key in ("val_loss", "last_val_loss", "steps", "attention", "sample", "train_seconds"):
         assert again[key] == first[key]
     assert len(again["attention"]) == 2
+
+
+def test_an_extended_run_has_the_rates_of_the_longer_schedule_from_its_first_step(tmp_path):
+    steps = [*STEPS, "trainer.log_every_n_steps=1", "schedule=linear", "schedule.min_lr_ratio=0"]
+    train(tmp_path, "whole", *steps, "trainer.max_steps=8")
+    train(tmp_path, "extended", *steps, "trainer.max_steps=4")
+    train(tmp_path, "extended", *steps, "trainer.max_steps=8", "resume=auto")
+    rates = [[float(row["lr"]) for row in metrics(tmp_path / run)[4:]] for run in ("whole", "extended")]
+    assert rates[0] == rates[1]
+    assert min(rates[0]) > 0
+
+
+def test_a_run_gone_on_with_in_another_folder_has_a_best_checkpoint_of_its_own(tmp_path):
+    steps = [*STEPS, "data.val_tokens=200", "trainer.max_steps=4"]
+    train(tmp_path, "one", *steps)
+    worse = [*steps[:-1], "trainer.max_steps=8", "resume=one"]
+    assert load(tmp_path / train(tmp_path, "two", *worse)["checkpoint"]).about["step"] == 8
+
+
+def test_a_resumed_run_shows_the_same_prompts(tmp_path):
+    steps = [*STEPS, "trainer.max_steps=4", "callbacks.attention.every_n_steps=4"]
+    train(tmp_path, "out", *steps)
+    other = [*steps, "resume=auto", "callbacks.attention.prompts=[so they left]"]
+    result = script_here("train", *arguments("out", other), cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    assert "callbacks.attention.prompts=['so they left'] differs from [] in out/checkpoints/last.ckpt" in result.stderr
 
 
 def test_a_run_that_diverges_stops_with_one_line(tmp_path):
@@ -350,6 +392,7 @@ def test_a_users_own_file_trains_with_bpe(tmp_path):
 def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
     cwd, folder, _ = run
     finished = ["run_dir=out", *STEPS, "data.global_batch_size=10", "trainer.max_steps=10"]
+    finished += ['callbacks.attention.prompts=["The lions","so they left"]']
     before = (folder / "metrics.csv").read_bytes()
     result = script_here("train", *finished, "resume=auto", cwd=cwd)
     assert "out has finished: 10 steps are taken; raise trainer.max_steps to go on" in result.stderr

@@ -31,3 +31,12 @@ def test_a_table_is_cut_back_to_a_step_and_grows_again(tmp_path):
         {"step": "2", "loss": ""},
         {"step": "3", "loss": "0.125"},
     ]
+
+
+def test_a_file_that_cannot_be_written_is_named_as_the_user_named_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", Path("/proc/nothing.txt")):
+        with pytest.raises(OSError) as raised:  # noqa: PT011
+            write_text(path, "x")
+        assert str(path) in (raised.value.filename, raised.value.filename2)
+    assert not list(tmp_path.glob(".*"))

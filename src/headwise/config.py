@@ -5,6 +5,7 @@ Torch is not imported here, so --help answers at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -153,10 +154,16 @@ class TrainConfig:
         ):
             self.check(key, lambda value: value >= 0, "must be at least 0")
         self.check("init_from", lambda value: value.strip(), "names nothing; give a model, or leave it out")
+        source = self.data.source
+        self.check(
+            "data.path",
+            lambda _: source == "files",
+            f"is for data=files, and the text is that of {source}; add data=files",
+        )
         self.check("seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
         self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
         for key in ("optimizer.lr", "optimizer.muon_lr", "optimizer.eps", "trainer.gradient_clip_val"):
-            self.check(key, lambda value: value > 0, "must be above 0")
+            self.check(key, lambda value: 0 < value < math.inf, "must be above 0, and a number")
         for key in ("optimizer.beta1", "optimizer.beta2", "optimizer.muon_momentum"):
             self.check(key, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
         self.check("schedule.decay_fraction", lambda value: 0 < value <= 1, "must be above 0 and at most 1")

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headwise.errors import UserError
@@ -29,8 +29,13 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made it cannot be removed
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -38,7 +43,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `path` when the block ends well and vanishes when not. Raises
     OSError if `path` is there by then and not empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        error.filename = str(path)  # the name that the user knows
+        raise
     try:
         yield temporary
         temporary.chmod(0o755)  # mkdtemp made it private

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -127,8 +128,9 @@ def leave_no_empty_folder() -> None:
     """Remove the run's folder, which Hydra has made, if nothing was written there."""
     if HydraConfig.initialized():
         folder = Path(HydraConfig.get().runtime.output_dir or ".")
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        with suppress(OSError):  # not ours to remove, or to look into
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def one_line(error: Exception) -> str:

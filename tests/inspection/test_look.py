@@ -11,7 +11,7 @@ from headwise.inspection.capture import capture
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.heads import METRICS, induction, previous_token
 from headwise.inspection.look import look, sheet_of, view_of
-from headwise.inspection.probes import repeats_probe
+from headwise.inspection.probes import ordinary_tokens, repeats_probe
 from headwise.inspection.recorder import see
 from headwise.inspection.viewer import companded
 from tests.small import randomize, script, script_here, small_model, small_tokenizer, train
@@ -47,7 +47,7 @@ def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
     assert np.array_equal(prompt.vectors[1, 2].k, maps[1].k[0, 0])
     assert set(prompt.scores) == {*METRICS, *EFFECTS}
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
-    (probe,) = repeats_probe(checkpoint.tokenizer.vocab_size, model.config.block_size)
+    (probe,) = repeats_probe(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
     expected = induction(see(model, probe.ids)[1].pattern, probe.ids)[:, 2].mean()
     assert prompt.scores["induction"][0, 1, 2] == pytest.approx(float(expected))
     assert sheet_of(view).size[0] > 500

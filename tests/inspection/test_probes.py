@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from headwise.errors import UserError
-from headwise.inspection.probes import SHOWN, held_out_probe, own_probe, prompt_probe, repeats_probe
+from headwise.inspection.probes import SHOWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
+from headwise.tokenizer import train_tokenizer
 from tests.small import small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -31,7 +32,7 @@ def test_the_texts_own_probe_starts_at_its_first_line_of_prose():
 
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 4)])
 def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
-    (probe,) = repeats_probe(vocab_size, block_size)
+    (probe,) = repeats_probe(range(vocab_size), block_size)
     length = min(64, block_size)
     assert probe.ids.shape == (8, length)
     for row, period in zip(probe.ids, probe.period.tolist(), strict=True):
@@ -39,8 +40,16 @@ def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
         assert torch.equal(row[period:], row[: length - period])
         assert 1 <= period <= max(1, length // 2)
     assert len(set(probe.period.tolist())) > 1 or length < 8 or vocab_size < 16
-    assert torch.equal(probe.ids, repeats_probe(vocab_size, block_size)[0].ids)
-    assert repeats_probe(vocab_size, 3) == []
+    assert torch.equal(probe.ids, repeats_probe(range(vocab_size), block_size)[0].ids)
+    assert repeats_probe(range(vocab_size), 3) == []
+
+
+def test_random_tokens_end_no_line_and_no_document():
+    bpe = train_tokenizer("bpe", "so they left\n\nright away\n" * 50, 300)
+    ordinary = ordinary_tokens(bpe)
+    assert bpe.end_of_text not in ordinary
+    assert not any("\n" in bpe.decode([i]) for i in ordinary)
+    assert len(ordinary) > 250
 
 
 def test_held_out_text_is_spread_over_the_split_and_cut_to_the_model():

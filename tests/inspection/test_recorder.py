@@ -10,7 +10,7 @@ from PIL import Image
 from headwise.inspection import viewer
 from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.heads import METRICS, head_scores
-from headwise.inspection.probes import held_out_probe, prompt_probe, repeats_probe
+from headwise.inspection.probes import held_out_probe, ordinary_tokens, prompt_probe, repeats_probe
 from headwise.inspection.recorder import COLUMNS, Recorder, see
 from tests.small import randomize, small_model, small_tokenizer
 
@@ -29,7 +29,7 @@ def model(seed=1, **changes):
 def recorder(folder, step=0):
     probes = [
         prompt_probe("text", TOKENIZER.encode("The lions left"), TOKENIZER, 29),
-        *repeats_probe(TOKENIZER.vocab_size, 29),
+        *repeats_probe(ordinary_tokens(TOKENIZER), 29),
         held_out_probe(HELD_OUT, 29),
     ]
     made = Recorder(folder, TOKENIZER, probes, "a run", lambda: LOSSES)

@@ -6,16 +6,16 @@ import random
 import string
 
 ALPHABET = string.ascii_letters + string.digits + "+-"  # 64 characters
-SEGMENT, STRETCH, STRETCHES = (8, 32), 512, 5_000  # characters in a segment, and in a stretch of it; stretches
+SEGMENT, LINE, LINES = (8, 32), 512, 5_000  # characters in a segment, and in a line; lines
 
 
 def repeats(path: str | None) -> str:
-    """Stretches of 512 characters, each a random segment of 8 to 32 over and over. Within its first period nothing can
-    be predicted, after that everything, by looking at what followed the same character before."""
+    """Lines of 512 characters, each a random segment of 8 to 32 over and over. Within its first period nothing can be
+    predicted, after that everything, by looking at what followed the same character before."""
     draw = random.Random(0)
-    stretches = []
-    for _ in range(STRETCHES):
+    lines = []
+    for _ in range(LINES):
         length = draw.randint(*SEGMENT)
         segment = "".join(draw.sample(ALPHABET, length))  # no character twice, so that what follows is certain
-        stretches.append((segment * (STRETCH // length + 1))[:STRETCH])
-    return "".join(stretches)
+        lines.append((segment * (LINE // length + 1))[:LINE])
+    return "\n".join(lines)

@@ -18,8 +18,9 @@ from headwise.errors import require
 from headwise.hf import open_model
 from headwise.inspection.capture import AttentionMap
 from headwise.inspection.effects import EFFECTS
+from headwise.inspection.heads import OF_PATTERN
 from headwise.inspection.plots import contact_sheet
-from headwise.inspection.probes import SHOWN, Probe, repeats_probe
+from headwise.inspection.probes import SHOWN, Probe, ordinary_tokens, repeats_probe
 from headwise.inspection.recorder import COLUMNS, Scores, kept, page_prompt, scores_of, see
 from headwise.inspection.viewer import Page, View, render
 
@@ -55,7 +56,7 @@ def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -
     """Every score of every head: on the text, or on random tokens repeated for what is defined on them."""
     model = checkpoint.model
     scores: Scores = {}
-    for repeats in repeats_probe(checkpoint.tokenizer.vocab_size, model.config.block_size):
+    for repeats in repeats_probe(ordinary_tokens(checkpoint.tokenizer), model.config.block_size):
         scores |= scores_of(see(model, repeats.ids), repeats)
     scores |= scores_of(seen, probe)
     scores |= {name: effect(model, probe.ids).numpy() for name, effect in EFFECTS.items()}
@@ -71,5 +72,5 @@ def sheet_of(view: View) -> Image.Image:
     patterns = np.zeros((*prompt.patterns.shape[1:3], length, length))
     for (layer, head), vectors in prompt.vectors.items():
         patterns[layer, head] = vectors.pattern[:length, :length]
-    scores = {name: values[0] for name, values in prompt.scores.items()}
+    scores = {name: prompt.scores[name][0] for name in OF_PATTERN}
     return contact_sheet(patterns, prompt.labels[:length], scores, view.title)

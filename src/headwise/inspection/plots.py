@@ -109,6 +109,7 @@ def axis_labels(labels: list[str], cell: int) -> tuple[Image.Image, Image.Image]
     """The tokens down a map's left side and along its bottom, for cells of `cell` pixels: each token where there is
     room, else every second, third, ... Along the bottom they stand upright if they are single characters."""
     shown = ["".join(c if has_glyph(c) else f"U+{ord(c):04X}" for c in label) for label in labels]
+    shown = [label.replace("␣", "·") for label in shown]  # the font's sign would touch the line below
     shown = [label if len(label) <= 10 else label[:9] + "…" for label in shown]
     face, every, side = font(max(8, min(cell, 11))), -(-9 // cell), len(labels) * cell
     room = 6 + max(int(face.getlength(label)) for label in shown)  # for the longest label

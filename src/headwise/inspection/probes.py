@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,8 @@ class Probe:
 def prompt_probe(name: str, ids: list[int], tokenizer: Tokenizer, block_size: int) -> Probe:
     """A prompt as far as it can be shown. Raises UserError where there is nothing to attend to."""
     shown = min(SHOWN, block_size)
-    require(len(ids) >= 2, f"{name} ({tokenizer.decode(ids)!r}) is too short to attend in: give two tokens")
+    where = f"callbacks.attention.prompts: {name} ({tokenizer.decode(ids)!r})"
+    require(min(len(ids), shown) >= 2, f"{where} is too short to attend in: give two tokens, and model.block_size=2")
     if len(ids) > shown:
         say(f"{name} is looked at up to its first {shown} of {len(ids)} tokens")
     return Probe(name, torch.tensor([ids[:shown]]))
@@ -55,16 +57,23 @@ def held_out_probe(tokens: np.ndarray, block_size: int) -> Probe:
     return Probe("val", torch.stack(windows), shown=False)
 
 
-def repeats_probe(vocab_size: int, block_size: int) -> list[Probe]:
-    """Random tokens, then the same again and again; how many differs from sequence to sequence, so that looking back
-    by a fixed distance does not help (Olsson et al. 2022). Always the same ones; none where nothing can repeat."""
+def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Tokens that do not end anything: no line's, no document's."""
+    every = (i for i in range(tokenizer.vocab_size) if i != tokenizer.end_of_text)
+    return [i for i in every if "\n" not in tokenizer.decode([i])]
+
+
+def repeats_probe(tokens: Sequence[int], block_size: int) -> list[Probe]:
+    """Some of these tokens at random, then the same again and again; how many differs from sequence to sequence, so
+    that looking back by a fixed distance does not help (Olsson et al. 2022). Always the same ones; none where nothing
+    can repeat."""
     random = torch.Generator().manual_seed(0)
     length = min(SHOWN, block_size)
-    if length < LEAST:
+    if length < LEAST or not tokens:
         return []
-    period = torch.randint(max(1, length // 4), length // 2 + 1, (REPEATS,), generator=random).clamp(max=vocab_size)
+    period = torch.randint(max(1, length // 4), length // 2 + 1, (REPEATS,), generator=random).clamp(max=len(tokens))
     rows = []
     for p in period.tolist():
-        segment = torch.randperm(vocab_size, generator=random)[:p]  # no token twice, so that what follows is certain
-        rows.append(segment.repeat(-(-length // p))[:length])
+        order = torch.randperm(len(tokens), generator=random)[:p]  # no token twice, so that what follows is certain
+        rows.append(torch.tensor(tokens)[order].repeat(-(-length // p))[:length])
     return [Probe("repeats", torch.stack(rows), period=period)]

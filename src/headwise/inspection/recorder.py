@@ -74,10 +74,12 @@ class Recorder:
     def look(self, model: GPT, step: int, pictures: bool = True, final: bool = False) -> Look:
         """Run the probes and write their scores; with `pictures` also their maps, and the page of all steps so far;
         at the `final` look also what heads do to predictions. The model comes back as it was."""
-        look, told, every = Look(step), Scores(), dict[str, list[AttentionMap]]()
+        look, told, own = Look(step), Scores(), dict[str, Scores]()
+        every: dict[str, list[AttentionMap]] = {}
         for probe in self.probes:
             every[probe.name] = seen = see(model, probe.ids)
             scores = scores_of(seen, probe)
+            own[probe.name] = scores
             if final and not probe.shown:
                 ids = probe.ids.to(model.embedding.weight.device)
                 scores |= {name: effect(model, ids).cpu().numpy() for name, effect in EFFECTS.items()}
@@ -95,9 +97,9 @@ class Recorder:
         look.numbers |= summary(told)
         if pictures:
             for name, values in told.items():
-                image = metric_grid(values, f"{name}, step {step}", limits(name, values))
+                image = metric_grid(values, f"{name} on {self.telling(name)}, step {step}", limits(name, values))
                 look.pictures[f"heads/{name}"] = self.save(image, f"grid_{name}.png")
-            self.keep(step, told, every)
+            self.keep(step, told, own, every)
             write_text(self.page, render(self.view(model, every)))
         return look
 
@@ -112,15 +114,21 @@ class Recorder:
             scores = [arrays[f"scores.{name}"] for arrays in moments.values() if f"scores.{name}" in arrays]
             if scores:
                 curves = losses | ({"on repeats": repeats} if name in OF_REPEATS else {})
-                image = film(np.stack(scores), list(moments), name, formed, curves)
+                image = film(np.stack(scores), list(moments), f"{name} on {self.telling(name)}", formed, curves)
                 look.pictures[f"heads/film/{name}"] = self.save(image, f"film_{name}.png")
         return look
 
-    def keep(self, step: int, told: Scores, every: dict[str, list[AttentionMap]]) -> None:
-        """Write down what the page and the films show of this step; nothing is held in memory."""
+    def telling(self, metric: str) -> str:
+        """The name of the probe that tells most of a metric."""
+        return next(probe.name for probe in self.probes if tells(probe, metric))
+
+    def keep(self, step: int, told: Scores, own: dict[str, Scores], every: dict[str, list[AttentionMap]]) -> None:
+        """Write down what the films show of this step (`told`), and the page (each prompt's `own`, as far as it goes);
+        nothing is held in memory."""
         arrays = {f"scores.{name}": values for name, values in told.items()}
         for probe in self.shown():
             arrays |= {f"{probe.name}.{part}": array for part, array in kept(every[probe.name]).items()}
+            arrays |= {f"{probe.name}.scores.{name}": values for name, values in (told | own[probe.name]).items()}
         with whole(self.folder / "steps" / f"step_{step:06d}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -135,8 +143,8 @@ class Recorder:
     def view(self, model: GPT, every: dict[str, list[AttentionMap]]) -> View:
         """The page's contents: the maps of all steps kept, and the vectors of `every`, the last."""
         moments, prompts = self.moments(), []
-        scores = [part_of(arrays, "scores") for arrays in moments.values()]
         for probe in self.shown():
+            scores = [part_of(arrays, f"{probe.name}.scores") for arrays in moments.values()]
             maps = [part_of(arrays, probe.name) for arrays in moments.values()]
             prompts.append(page_prompt(probe.name, self.labels(probe), maps, scores, every[probe.name]))
         return View(self.title, list(moments), prompts, model.config.kv_heads, model.config.attention, self.losses())

@@ -25,21 +25,22 @@ METRICS = [
 
 
 def refuse_to_diverge(trainer: L.Trainer, module: TrainingModule) -> None:
-    """Raise RunError once a loss or the gradient's norm is not a number, or a loss is far above that of guessing; the
-    checkpoints stay as they were."""
+    """Raise RunError once a loss, the gradient or the weights are not numbers, or a loss is far above that of guessing;
+    the checkpoints stay as they were."""
     guessing = math.log(module.model.config.vocab_size)
-    latest = {"training loss": module.train_loss, "gradient norm": module.grad_norm}
+    weights = torch.nn.utils.get_total_norm([p.detach() for p in module.model.parameters()])
+    latest = {"training loss": module.train_loss, "gradient norm": module.grad_norm, "weights' norm": weights}
     numbers = {name: float(trainer.strategy.reduce(value)) for name, value in latest.items()}  # of all devices
     if module.val_count:  # validated at least once
         numbers["validation loss"] = module.val_loss
     for name, value in numbers.items():
-        exploded = name != "gradient norm" and value > EXPLODED * guessing + 1
+        exploded = name.endswith("loss") and value > EXPLODED * guessing + 1
         if exploded or not math.isfinite(value):
             than = f", where guessing gives {guessing:.3g}" if exploded else ""
             raise RunError(
                 f"the training diverged by step {trainer.global_step}: its {name} is {value:.4g}{than}; try a smaller "
                 f"optimizer.lr{' and optimizer.muon_lr' if module.optimizer_config.kind == 'muon' else ''} or a longer "
-                "schedule.warmup_steps. The checkpoints are those before it"
+                "schedule.warmup_steps. Checkpoints, where there are any, are from before it"
             )
 
 

@@ -30,7 +30,7 @@ from headwise.errors import UserError, choose, require
 from headwise.evaluation import whole_split
 from headwise.files import write_text
 from headwise.hf import open_model
-from headwise.inspection.probes import OWN, held_out_probe, own_probe, prompt_probe, repeats_probe
+from headwise.inspection.probes import OWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZERS
@@ -196,7 +196,7 @@ def make_callbacks(config: TrainConfig, devices: int, folder: Path, packed: Pack
         for i, prompt in enumerate(wanted.attention.prompts, start=1)
     ]
     shown = [prompt_probe(name, ids, tokenizer, block_size) for name, ids in asked or [("text", own[:OWN])]]
-    others = [*repeats_probe(tokenizer.vocab_size, block_size), held_out_probe(packed.tokens("val"), block_size)]
+    others = [*repeats_probe(ordinary_tokens(tokenizer), block_size), held_out_probe(packed.tokens("val"), block_size)]
     metrics = folder / "metrics.csv"
     recorder = Recorder(folder / "attention", tokenizer, shown + others, str(folder), partial(losses, metrics))
     sample = wanted.samples
