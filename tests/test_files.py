@@ -1,5 +1,7 @@
 """Files appear whole or not at all; tables can be cut back."""
 
+from pathlib import Path
+
 import pytest
 
 from headwise.files import CsvTable, whole, write_text
