@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import signal
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -71,7 +72,13 @@ def train(cwd, run_dir, *overrides):
 def start_training(cwd, run_dir, *overrides):
     """The same training in the background, as a process to interrupt."""
     command = [sys.executable, ROOT / "scripts/train.py", *arguments(run_dir, overrides)]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=cwd, preexec_fn=listen, **quiet)
+
+
+def listen():
+    """Ctrl-C reaches this process, even where the tests run in a shell's background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def arguments(run_dir, overrides):

@@ -19,7 +19,7 @@ def plan(config: TrainConfig, devices: int, model: GPT, counts: dict[str, int]) 
     step = config.global_batch(devices) * config.model.block_size
     seen, flops = step * config.trainer.max_steps, model.flops_per_token()
     return [
-        f"parameters       {model.n_parameters():,}; {seen / model.n_parameters():.3g} tokens to train on for each",
+        f"parameters       {model.n_parameters():,}; {seen / model.n_parameters():.3g} tokens to train on for each one",
         f"text             {counts['train']:,} training and {counts['val']:,} validation tokens",
         f"tokens           {step:,} a step, {seen:,} in all: the text {seen / counts['train']:.3g} times over",
         f"arithmetic       {flops / 1e6:.4g} MFLOP a token, {flops * seen:.3g} FLOP in all",

@@ -119,6 +119,7 @@ def train(composed: DictConfig) -> dict | None:
         for line in [*lines, setting(config, devices, device, peak), f"folder           {folder}"]:
             say(line)
     if config.compile:
+        say("compiling with the first step, which takes up to a minute, or some seconds with a warm cache")
         model.compile()  # in place, which keeps the weights' names
     whole_run = False
     try:
