@@ -35,9 +35,8 @@ def ov_copying(model: GPT, ids: Tensor) -> Tensor:
         assert isinstance(block, Block)
         part = block.attention
         w_v = part.qkv.weight.split(part.sizes)[2].detach().cpu().float() * norm_scale(block.attention_norm)
-        w_v = w_v.unflatten(0, (part.n_kv_head, -1)).repeat_interleave(
-            part.n_head // part.n_kv_head, dim=0
-        )  # [H, D, C]
+        w_v = w_v.unflatten(0, (part.n_kv_head, -1))  # [G, D, C]
+        w_v = w_v.repeat_interleave(part.n_head // part.n_kv_head, dim=0)  # [H, D, C]
         w_o = part.out.weight.detach().cpu().float().unflatten(1, (part.n_head, -1)).transpose(0, 1)  # [H, C, D]
         # The circuit is V x V of rank D; its eigenvalues other than 0 are those of the same factors in another order.
         values = torch.linalg.eigvals(w_v @ through @ w_o)  # [H, D]
@@ -61,9 +60,7 @@ def importance(model: GPT, ids: Tensor) -> Tensor:
         return z
 
     with torch.enable_grad(), eval_mode(model), edited(model, keep):
-        loss = next_token_loss(model(ids[:, :-1]), ids[:, 1:], reduction="sum") / (
-            ids.size(1) - 1
-        )  # mean of each, summed
+        loss = next_token_loss(model(ids[:, :-1]), ids[:, 1:]) * len(ids)  # each sequence's own mean, summed
         gradients = torch.autograd.grad(loss, [kept[layer] for layer in sorted(kept)])
     change = [(kept[layer] * gradient).sum((-2, -1)) for layer, gradient in enumerate(gradients)]  # [B, H] each
     return torch.stack(change).abs().mean(1).detach().float()
