@@ -3,7 +3,7 @@
     python benchmarks/training.py --nanogpt PATH --text tinyshakespeare.txt [--parts step loop race] [--rounds N]
 
 step: an optimizer step at nanoGPT's CPU shape (4 layers, 4 heads, 128 wide, 64 tokens, 12 windows), each in turn.
-loop: the quickstart's shape under Lightning, logging and callbacks included, against a bare loop.
+loop: the quickstart's shape under Lightning, logging and callbacks included, against a bare loop, ten steps in turn.
 race: nanoGPT's own CPU command as a process, and ours (experiment=shakespeare_race) to the same whole-split loss.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import pickle
 import platform
@@ -22,24 +23,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import lightning as L
 import numpy as np
 import torch
 import yaml
 from hardware import processor
+from omegaconf import DictConfig
 from step import seconds
 
-from headwise.config import OptimizerConfig
+from headwise.config import OptimizerConfig, TrainConfig
 from headwise.data.datamodule import ValBatches
+from headwise.data.packing import Packed
 from headwise.data.sampler import window_starts, windows_at
 from headwise.evaluation import mean_loss
+from headwise.launch import launch
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
 from headwise.training.optim import make_optimizer
+from headwise.training.run import make_callbacks
+from headwise.training.run import train as run_training
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
@@ -146,33 +155,76 @@ def train(*overrides: str) -> tuple[float, dict, dict, list[dict]]:
         return wall, summary, yaml.safe_load((Path(folder) / "run/config.yaml").read_text()), rows
 
 
-def bench_loop(threads: int, rounds: int) -> None:
-    """Print what Lightning, logging and callbacks add to a bare loop over the same model and batches."""
-    from headwise.data.packing import pack
-    from headwise.data.text import read_text
+class Beside(L.Callback):
+    """A bare loop beside the training it belongs to: after every ten steps of Lightning's, ten of its own, over a copy
+    of the model with its own optimizer."""
 
-    packed = pack(read_text("python_docs", None, None, 0.1), "char", 0, ROOT / "data/cache")
-    tokens, steps, ratios = packed.tokens("train"), 200, []
+    def __init__(self, config: TrainConfig, packed: Packed):
+        self.model = GPT(config.model)
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.tokens, self.size, self.batch = packed.tokens("train"), config.model.block_size + 1, config.data.batch_size
+        self.steps, self.since = 0, math.nan
+        self.lightning: list[float] = []  # seconds of ten steps and what is done between them
+        self.bare: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % 10:
+            return
+        began = time.perf_counter()
+        for _ in range(10):
+            self.step()
+        if self.steps > 10:  # the first ten warm up
+            self.lightning.append(began - self.since)
+            self.bare.append(time.perf_counter() - began)
+        self.since = time.perf_counter()
+
+    def step(self) -> None:
+        """Forward, backward, clip, step."""
+        starts = window_starts(1337, self.steps, len(self.tokens), self.size, self.batch)
+        ids = torch.from_numpy(windows_at(self.tokens, starts, self.size))
+        next_token_loss(self.model(ids[:, :-1]), ids[:, 1:]).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+
+
+def in_turn(threads: int) -> Beside:
+    """The quickstart with a bare loop beside it, in this process."""
+    beside: list[Beside] = []
+
+    def with_beside(config: TrainConfig, devices: int, folder: Path, packed: Packed, peak: float) -> list[L.Callback]:
+        beside.append(Beside(config, packed))
+        return [*beside, *make_callbacks(config, devices, folder, packed, peak)]
+
+    def task(config: DictConfig) -> None:
+        run_training(config)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch("headwise.training.run.make_callbacks", with_beside),
+        mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}),
+        mock.patch("sys.argv", ["train.py", f"run_dir={folder}/run", f"data.cache_dir={ROOT}/data/cache"]),
+        (Path(folder) / "said").open("w") as said,
+        redirect_stderr(said),
+    ):
+        sys.argv += [f"threads={threads}", "trainer.max_steps=400", "compile=false"]
+        launch(task, "train", "")
+    return beside[0]
+
+
+def bench_loop(threads: int, rounds: int) -> None:
+    """Print what Lightning, logging and callbacks add to a bare loop over the same model and batches: the median over
+    turns of ten steps each, so that a look, a sample or a validation, which fall into few, has no part in it."""
+    print("| Lightning, ms a step | bare loop, ms a step | ratio |\n|---|---|---|")
     for _ in range(rounds):
-        _, _, config, rows = train(
-            f"threads={threads}", f"trainer.max_steps={steps}", "compile=false", f"data.cache_dir={ROOT}/data/cache"
-        )
-        model = GPT(GPTConfig(**config["model"]))
-        optimizer = make_optimizer(model, OptimizerConfig(**config["optimizer"]))
-        size, batch = config["model"]["block_size"] + 1, config["data"]["batch_size"]
-        times = []
-        for i in range(steps):
-            start = time.perf_counter()
-            ids = torch.from_numpy(windows_at(tokens, window_starts(1337, i, len(tokens), size, batch), size))
-            next_token_loss(model(ids[:, :-1]), ids[:, 1:]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            times.append(time.perf_counter() - start)
-        ours = [(batch * (size - 1)) / float(row["tokens_per_second"]) for row in rows[2:] if row["tokens_per_second"]]
-        ratios.append(statistics.median(ours) / statistics.median(times[20:]))
-        print(f"loop: {1000 * statistics.median(ours):.1f} ms a step, bare {1000 * statistics.median(times):.1f} ms")
-    print(f"Lightning, logging and callbacks: {statistics.median(ratios):.3f} of a bare loop\n", flush=True)
+        beside = in_turn(threads)
+        ratio = statistics.median(a / b for a, b in zip(beside.lightning, beside.bare, strict=True))
+        ours, bare = (100 * statistics.median(seconds) for seconds in (beside.lightning, beside.bare))
+        print(f"| {ours:.1f} | {bare:.1f} | {ratio:.3f} |", flush=True)
+    print(flush=True)
 
 
 def bench_race(nanogpt: Path, text: Path, threads: int, rounds: int) -> None:
