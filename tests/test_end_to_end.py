@@ -221,6 +221,18 @@ def test_an_estimate_says_what_a_run_takes_and_starts_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_estimate_refuses_what_training_would_refuse(tmp_path):
+    (tmp_path / "short.txt").write_text("too short a text " * 3)
+    for wrong, message in (
+        (["data=files", "data.path=short.txt", "model.block_size=100"], "model.block_size=100 must be below the"),
+        (["callbacks.attention.prompts=[x]", "callbacks.attention.every_n_steps=5"], "prompt_1 ('x') is too short"),
+    ):
+        done = script_here("train", *arguments("run", ["estimate=true", *wrong]), cwd=tmp_path, ok=False)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stdout == ""
+
+
 def test_the_memory_that_is_estimated_is_that_of_one_forward_pass(tmp_path):
     wide = ["estimate=true", "model.n_embd=64", "data.global_batch_size=80"]
     held = []
@@ -408,6 +420,7 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
         ("data.val_fraction=0.2", "data: the text, its split or its tokenizer differs"),
         ("optimizer.lr=1e-5", "optimizer.lr=1e-05 differs from 0.004"),
         ("data.global_batch_size=5", "data.global_batch_size=5 differs from 10"),
+        ("resume=out/metrics.csv", "resume=out/metrics.csv cannot be read as a checkpoint"),
     ):
         result = script_here("train", *finished, "trainer.max_steps=12", "resume=auto", change, cwd=cwd, ok=False)
         assert result.returncode == 2

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from headwise.errors import UserError
 from headwise.files import CsvTable, whole, write_text
 
 
@@ -33,6 +34,22 @@ def test_a_table_is_cut_back_to_a_step_and_grows_again(tmp_path):
         {"step": "2", "loss": ""},
         {"step": "3", "loss": "0.125"},
     ]
+
+
+def test_a_row_cut_short_is_left_out_and_other_damage_is_named_with_its_line(tmp_path):
+    table = CsvTable(tmp_path / "t.csv", ["step", "loss"])
+    table.begin(0)
+    table.append([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
+    table.path.write_bytes(table.path.read_bytes()[:-3])
+    assert [row["step"] for row in table.rows()] == ["1"]
+    table.begin(5)
+    for damage in (b"2,0.5,7\r\n", b"\0\0\0,1\r\n", b"2\r\n"):
+        before = table.path.read_bytes()
+        table.path.write_bytes(before + damage)
+        with pytest.raises(UserError, match=r"t\.csv is damaged in line 3"):
+            table.begin(5)
+        assert table.path.read_bytes() == before + damage
+        table.path.write_bytes(before)
 
 
 def test_a_file_that_cannot_be_written_is_named_as_the_user_named_it(tmp_path):

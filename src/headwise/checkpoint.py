@@ -38,13 +38,13 @@ def describe(model: GPT, tokenizer: Tokenizer, about: dict) -> dict:
     return {"model": asdict(model.config), "tokenizer": tokenizer.to_json(), "about": about}
 
 
-def read(path: Path) -> dict:
-    """The raw contents of a checkpoint file, or a UserError when it is none of ours."""
+def read(path: Path, key: str = "checkpoint") -> dict:
+    """The raw contents of a checkpoint file, or a UserError when it is none of ours; `key` is what named it."""
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no one error for a file that is cut short, or is something else
-        raise UserError(f"checkpoint={path} cannot be read as a checkpoint; it may be damaged") from error
-    require(isinstance(raw, dict) and "headwise" in raw, f"checkpoint={path} was not written by Headwise")
+        raise UserError(f"{key}={path} cannot be read as a checkpoint; it may be damaged") from error
+    require(isinstance(raw, dict) and "headwise" in raw, f"{key}={path} was not written by Headwise")
     return raw
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from headwise.errors import UserError
+from headwise.errors import UserError, require
 
 
 def path_of(text: str, key: str) -> Path:
@@ -81,8 +81,12 @@ class CsvTable:
             csv.DictWriter(file, self.columns, restval="").writerows(rows)
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as text."""
+        """All rows, as text, but for one whose writing was cut short. Raises UserError where they are not rows."""
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        text = self.path.read_bytes().rpartition(b"\n")[0].decode("utf-8", "replace")
+        rows = list(csv.DictReader(text.replace("\0", "?").splitlines()))
+        for line, row in enumerate(rows, start=2):
+            whole_row = None not in row and None not in row.values() and row.get("step", "").isdecimal()
+            require(whole_row, f"{self.path} is damaged in line {line}; mend that line, or move the file away")
+        return rows

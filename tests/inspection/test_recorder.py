@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from headwise.errors import UserError
 from headwise.inspection import viewer
 from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.heads import METRICS, head_scores
@@ -143,3 +144,12 @@ def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkey
     assert np.array_equal(after.prompts[0].patterns[1, 1, 2], viewer.companded(pattern))
     assert np.array_equal(after.prompts[0].vectors[1, 2].pattern, see(model(3), made.probes[0].ids)[1].pattern[0, 2])
     assert after.losses == LOSSES
+
+
+def test_a_damaged_step_is_named_before_training_goes_on(tmp_path):
+    recorder(tmp_path).look(model(), 0)
+    file = tmp_path / "steps/step_000000.npz"
+    for damaged in (b"", b"PK no zip", file.read_bytes()[:200]):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"step_000000\.npz is damaged"):
+            recorder(tmp_path, step=0)

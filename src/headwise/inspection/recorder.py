@@ -11,15 +11,18 @@ Dimensions: S steps, L = n_layer, H heads, T tokens.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from headwise.errors import UserError
 from headwise.files import CsvTable, whole, write_text
 from headwise.inspection.capture import AttentionMap, capture
 from headwise.inspection.effects import EFFECTS, repeat_losses
@@ -70,6 +73,7 @@ class Recorder:
         for file in [*self.folder.glob("maps_*_step_*.png"), *self.folder.glob("steps/step_*.npz")]:
             if step_of(file) > step:
                 file.unlink()
+        self.moments()  # so that a damaged file is found before there is work to lose
 
     def look(self, model: GPT, step: int, pictures: bool = True, final: bool = False) -> Look:
         """Run the probes and write their scores; with `pictures` also their maps, and the page of all steps so far;
@@ -136,8 +140,11 @@ class Recorder:
         """What was kept of each step."""
         moments = {}
         for file in sorted(self.folder.glob("steps/step_*.npz"), key=step_of):
-            with np.load(file) as arrays:
-                moments[step_of(file)] = dict(arrays)
+            try:
+                with np.load(file) as arrays:
+                    moments[step_of(file)] = dict(arrays)
+            except (ValueError, BadZipFile, EOFError, zlib.error) as error:
+                raise UserError(f"{file} is damaged; move it away, and the film goes on without that step") from error
         return moments
 
     def view(self, model: GPT, every: dict[str, list[AttentionMap]]) -> View:

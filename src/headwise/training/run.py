@@ -87,7 +87,7 @@ def train(composed: DictConfig) -> dict | None:
         torch.set_num_threads(config.threads)
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
     resume_from = find_resume(config, folder) if first or config.resume else None
-    saved = checkpoint.read(resume_from) if resume_from else None
+    saved = checkpoint.read(resume_from, "resume") if resume_from else None
     before = saved["headwise"]["about"]["config"] if saved else None
     start = adopt(config, resume_from or config.init_from) if config.init_from else None
     packed = packed_text(config, start)
@@ -103,15 +103,15 @@ def train(composed: DictConfig) -> dict | None:
     L.seed_everything(config.seed, verbose=False)
     model = start.model.train() if start else GPT(config.model)
     lines, accumulate = plan(config, devices, model, packed.manifest["tokens"]), config.accumulate(devices)
-    if config.estimate:
-        print("\n".join([*lines, *measured(config, devices, model, device)]))
-        return None
     about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
     module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
     block_size, wanted = config.model.block_size, config.data
     datamodule = TextDataModule(packed, block_size, wanted.batch_size, accumulate, config.seed, wanted.val_tokens)
     peak = matmul_peak(device, PRECISIONS[config.trainer.precision])
     watchers = make_callbacks(config, devices, folder, packed, peak)
+    if config.estimate:
+        print("\n".join([*lines, *measured(config, devices, model, device)]))
+        return None
     logger = loggers.make_logger(config.logger, folder, plain) if first else None
     if first:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
