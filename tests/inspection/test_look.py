@@ -48,7 +48,7 @@ def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
     assert set(prompt.scores) == {*METRICS, *EFFECTS}
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
     (probe,) = repeats_probe(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
-    expected = induction(see(model, probe.ids)[1].pattern, probe.ids)[:, 2].mean()
+    expected = induction(see(model, probe.ids)[0][1].pattern, probe.ids)[:, 2].mean()
     assert prompt.scores["induction"][0, 1, 2] == pytest.approx(float(expected))
     assert sheet_of(view).size[0] > 500
 

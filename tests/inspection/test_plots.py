@@ -6,7 +6,7 @@ from PIL import Image
 from headwise.inspection.plots import (
     HATCH,
     MASKED,
-    colours,
+    PAPER,
     colours_of,
     contact_sheet,
     film,
@@ -14,6 +14,7 @@ from headwise.inspection.plots import (
     loss_curve,
     map_pixels,
     metric_grid,
+    palette,
 )
 
 
@@ -30,20 +31,30 @@ def sheet(sharp, labels="abc␣d⏎z"):
 def test_a_weight_has_its_own_colour_whatever_else_is_on_the_map():
     for other in (0.0, 1.0):
         pixels = map_pixels(np.array([[other, 0.0], [0.25, 0.0]]), 5)
-        assert (pixels[5:, :5] == colours()[round(0.5 * 255)]).all()
+        assert (pixels[5:, :5] == PAPER + 1 + round(0.5 * 191)).all()
 
 
 def test_masked_cells_are_not_the_colour_of_zero():
     pixels = map_pixels(np.array([[1.0, 0.0], [1.0, 0.0]]), 9)
-    future = {tuple(p) for p in pixels[:9, 9:].reshape(-1, 3).tolist()}
-    assert future == {MASKED, HATCH}
-    assert {tuple(p) for p in pixels[9:, 9:].reshape(-1, 3).tolist()} == {tuple(colours()[0].tolist())}
+    assert set(pixels[:9, 9:].ravel().tolist()) == {MASKED, HATCH}
+    assert set(pixels[9:, 9:].ravel().tolist()) == {PAPER + 1}
+    masked, hatch, zero = palette()[[MASKED, HATCH, PAPER + 1]].tolist()
+    assert sum(hatch) + 60 < sum(masked) < sum(zero) - 10
 
 
 def test_lightness_falls_all_along_the_scale():
-    lightness = colours() @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(lightness) <= 0).all()
-    assert lightness[0] - lightness[-1] > 150
+    greys, colours = np.split(palette() @ [0.2126, 0.7152, 0.0722], [PAPER + 1])
+    assert (np.diff(colours) <= 0).all()
+    assert colours[0] - colours[-1] > 150
+    assert (np.diff(greys) > 0).all()
+
+
+def test_a_sheet_shows_each_weight_in_its_colour():
+    maps = pattern(1.0)
+    pixels = np.asarray(sheet(1.0).convert("RGB"))
+    for weight in maps[0, 0][np.tril_indices(7)]:
+        colour = palette()[PAPER + 1 + round(191 * weight**0.5)]
+        assert (pixels == colour).all(-1).sum() >= 81  # a whole cell
 
 
 def test_equal_shapes_give_equal_sizes_whatever_the_weights():

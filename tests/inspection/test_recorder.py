@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are
         for probe in made.probes
     )
     ids = made.probes[1].ids
-    pattern = see(model(), ids)[1].pattern
+    pattern = see(model(), ids)[0][1].pattern
     for name, values in head_scores(pattern, ids).items():
         assert float(repeats[name]) == pytest.approx(float(values[:, 2].mean()))
     assert text["induction"] == val["induction"] == text["duplicate_token"] == ""
@@ -77,7 +77,7 @@ def test_the_numbers_are_the_greatest_the_mean_and_how_many_heads_have_formed(tm
     assert look.numbers["heads/first_token/max"] == pytest.approx(told.max())
     assert look.numbers["heads/first_token/mean"] == pytest.approx(told.mean())
     assert look.numbers["heads/first_token/count"] == (told > 0.3).sum()
-    first, again = repeat_losses(model(), made.probes[1].ids, made.probes[1].period)
+    first, again = repeat_losses(model()(made.probes[1].ids), made.probes[1].ids, made.probes[1].period)
     assert (look.numbers["heads/repeated_loss"], look.numbers["heads/induction_loss"]) == (again, again - first)
     (row,) = csv.DictReader((tmp_path / "repeats.csv").open())
     assert row == {"step": "0", "first_loss": str(first), "repeated_loss": str(again)}
@@ -140,9 +140,9 @@ def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkey
         assert set(new.scores) == set(METRICS)
         for name in METRICS:
             assert np.allclose(old.scores[name], new.scores[name])
-    pattern = see(model(2), made.probes[0].ids)[1].pattern[0, 2].numpy()
+    pattern = see(model(2), made.probes[0].ids)[0][1].pattern[0, 2].numpy()
     assert np.array_equal(after.prompts[0].patterns[1, 1, 2], viewer.companded(pattern))
-    assert np.array_equal(after.prompts[0].vectors[1, 2].pattern, see(model(3), made.probes[0].ids)[1].pattern[0, 2])
+    assert np.array_equal(after.prompts[0].vectors[1, 2].pattern, see(model(3), made.probes[0].ids)[0][1].pattern[0, 2])
     assert after.losses == LOSSES
 
 

@@ -173,12 +173,10 @@ def logit_attribution(model: GPT, ids: Tensor) -> Tensor:
     return torch.stack(scores)
 
 
-@torch.no_grad()
-def repeat_losses(model: GPT, ids: Tensor, period: Tensor) -> tuple[float, float]:
-    """Mean loss on tokens the first time and again, where sequence b of ids [B, T + 1] repeats itself after period[b]
-    tokens. Their difference is what the model makes of the repetition (Olsson et al. 2022)."""
-    with eval_mode(model), torch.compiler.set_stance("force_eager"):
-        losses = next_token_loss(model(ids[:, :-1]), ids[:, 1:], reduction="none").view(len(ids), -1)
+def repeat_losses(logits: Tensor, ids: Tensor, period: Tensor) -> tuple[float, float]:
+    """Mean loss of logits [B, T, V] on tokens the first time and again, where sequence b of ids [B, T] repeats itself
+    after period[b] tokens. Their difference is what the model makes of the repetition (Olsson et al. 2022)."""
+    losses = next_token_loss(logits[:, :-1], ids[:, 1:], reduction="none").view(len(ids), -1)
     again = torch.arange(1, ids.size(1), device=ids.device) > period[:, None]  # that it starts over cannot be known
     return float(losses[~again].mean()), float(losses[again].mean())
 

@@ -35,7 +35,7 @@ def look(text: str, checkpoint: str | None = None) -> Page:
 def view_of(checkpoint: Checkpoint, text: str, what: str = "the text", start: dict | None = None) -> View:
     """The contents of that page; `start` is what it shows first. `what` names the text where it is wrong."""
     probe = text_probe(checkpoint, text, what)
-    seen = see(checkpoint.model, probe.ids)
+    seen, _ = see(checkpoint.model, probe.ids)
     labels = [checkpoint.tokenizer.label(i) for i in probe.ids[0].tolist()]
     step = int(checkpoint.about.get("step", 0))
     scores = head_table(checkpoint, probe, seen)
@@ -57,7 +57,8 @@ def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -
     model = checkpoint.model
     scores: Scores = {}
     for repeats in repeats_probe(ordinary_tokens(checkpoint.tokenizer), model.config.block_size):
-        scores |= scores_of(see(model, repeats.ids), repeats)
+        seen_repeats, _ = see(model, repeats.ids)
+        scores |= scores_of(seen_repeats, repeats)
     scores |= scores_of(seen, probe)
     scores |= {name: effect(model, probe.ids).numpy() for name, effect in EFFECTS.items()}
     return {name: np.asarray(scores[name]) for name in COLUMNS if name in scores}

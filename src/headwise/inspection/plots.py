@@ -2,6 +2,9 @@
 
 The colour of a weight is the same in every picture ever drawn: a square-root scale from 0 to 1, never fitted to
 the data, and a sheet has the same size at every step. So two steps side by side differ only where the model does.
+
+Sheets, which are many and large, are drawn in one channel, whose values are places in a palette: from 0, the ink, to
+PAPER they are greys, which text needs at its edges; from there on the colours of weights.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from headwise.files import whole
 SHEET_WIDTH = 1800  # pixels that the maps of one layer may fill together
 CELL = (2, 11)  # least and greatest pixels for one weight
 GAP, CAPTION, MARGIN = 14, 20, 14
-INK, FAINT, MASKED, HATCH = (30, 30, 36), (110, 110, 120), (238, 238, 240), (214, 214, 219)
+INK, FAINT = (30, 30, 36), (110, 110, 120)
+PAPER = 63  # places in the palette: white, and greys towards the ink
+GREY, MASKED, HATCH, FRAME = 22, 58, 52, 48
 BADGES = {  # what is written above a map, if it was measured
     "previous_token": "prev",
     "first_token": "first",
@@ -40,17 +45,23 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def colours() -> np.ndarray:
-    """[256, 3] uint8: one hue from white to dark, monotone in lightness."""
+def palette() -> np.ndarray:
+    """[256, 3] uint8: from ink to white, then one hue from white to dark, monotone in lightness."""
     import matplotlib
 
-    return (matplotlib.colormaps["Blues"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+    greys = np.linspace(INK, (255, 255, 255), PAPER + 1)
+    colours = matplotlib.colormaps["Blues"](np.linspace(0, 1, 255 - PAPER))[:, :3] * 255
+    return np.concatenate((greys, colours)).round().astype(np.uint8)
+
+
+def shades(weights: np.ndarray) -> np.ndarray:
+    """The places in the palette of weights: the square-root scale from 0 to 1."""
+    return (PAPER + 1 + (254 - PAPER) * np.sqrt(weights.clip(0, 1))).round().astype(np.uint8)
 
 
 def map_pixels(pattern: np.ndarray, cell: int) -> np.ndarray:
-    """A pattern [T, T] as pixels [T*cell, T*cell, 3]: weights on the square-root scale, the future hatched."""
-    pixels = colours()[(np.sqrt(pattern.clip(0, 1)) * 255).round().astype(int)]
-    pixels = pixels.repeat(cell, axis=0).repeat(cell, axis=1)
+    """A pattern [T, T] as places in the palette [T*cell, T*cell], the future hatched."""
+    pixels = shades(pattern).repeat(cell, axis=1).repeat(cell, axis=0)
     future, hatched = future_pixels(len(pattern), cell)
     np.copyto(pixels, hatched, where=future)
     return pixels
@@ -58,11 +69,10 @@ def map_pixels(pattern: np.ndarray, cell: int) -> np.ndarray:
 
 @cache
 def future_pixels(length: int, cell: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the future is on a map, [T*cell, T*cell, 1], and how it looks, [T*cell, T*cell, 3]."""
+    """Where the future is on a map, and how it looks, both [T*cell, T*cell]."""
     future = np.triu(np.ones((length, length), dtype=bool), 1).repeat(cell, axis=0).repeat(cell, axis=1)
     y, x = np.ogrid[: length * cell, : length * cell]
-    hatched = np.where(((x + y) % 6 == 0)[..., None], HATCH, MASKED).astype(np.uint8)
-    return future[..., None], hatched
+    return future, np.where((x + y) % 6 == 0, HATCH, MASKED).astype(np.uint8)
 
 
 def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str) -> Image.Image:
@@ -81,27 +91,28 @@ def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, 
     column, row = max(side, caption_width) + GAP, CAPTION + side + GAP
     left, top = MARGIN + 26 + queries.width, MARGIN + 54
     width, height = left + n_head * column + MARGIN, top + n_layer * row + keys.height + MARGIN + 18
-    sheet = Image.new("RGB", (max(width, 560), height), "white")
+    sheet = Image.new("L", (max(width, 560), height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 4), title, INK, font(15))
-    draw.text((MARGIN, MARGIN + 18), "rows look at columns; hatched: masked, the future", FAINT, font(11))
+    draw.text((MARGIN, MARGIN - 4), title, 0, font(15))
+    draw.text((MARGIN, MARGIN + 18), "rows look at columns; hatched: masked, the future", GREY, font(11))
     draw_scale(sheet, draw, sheet.width - MARGIN - 200, MARGIN)
     for layer in range(n_layer):
         y = top + layer * row + CAPTION
-        name = text_strip(f"layer {layer}", font(12), INK).rotate(90, expand=True)
+        name = text_strip(f"layer {layer}", font(12)).rotate(90, expand=True)
         sheet.paste(name, (MARGIN, y + (side - name.height) // 2))
         sheet.paste(queries, (left - queries.width, y))
         for head in range(n_head):
             x = left + head * column
             sheet.paste(Image.fromarray(map_pixels(patterns[layer, head], cell)), (x, y))
-            draw.rectangle((x - 1, y - 1, x + side, y + side), outline=(200, 200, 206))
+            draw.rectangle((x - 1, y - 1, x + side, y + side), outline=FRAME)
             badges = [f"{caption[metric]}{score[layer, head]:.2f}" for metric, score in scores.items()]
-            draw.text((x, y - 5), f"{layer}.{head}", INK, font(12), anchor="ls")
-            draw.text((x + 36, y - 5), "  ".join(badges), FAINT, font(11), anchor="ls")
+            draw.text((x, y - 5), f"{layer}.{head}", 0, font(12), anchor="ls")
+            draw.text((x + 36, y - 5), "  ".join(badges), GREY, font(11), anchor="ls")
     for head in range(n_head):
         x = left + head * column
         sheet.paste(keys, (x, top + n_layer * row - GAP + 4))
-        draw.text((x + side // 2, height - MARGIN), f"head {head}", INK, font(12), anchor="ms")
+        draw.text((x + side // 2, height - MARGIN), f"head {head}", 0, font(12), anchor="ms")
+    sheet.putpalette(palette().tobytes())
     return sheet
 
 
@@ -113,12 +124,11 @@ def axis_labels(labels: list[str], cell: int) -> tuple[Image.Image, Image.Image]
     shown = [label if len(label) <= 10 else label[:9] + "…" for label in shown]
     face, every, side = font(max(8, min(cell, 11))), -(-9 // cell), len(labels) * cell
     room = 6 + max(int(face.getlength(label)) for label in shown)  # for the longest label
-    down = Image.new("RGB", (room, side), "white")
-    upright = Image.new("RGB", (side, 16), "white")
+    down, upright = Image.new("L", (room, side), PAPER), Image.new("L", (side, 16), PAPER)
     for i in range(0, len(labels), every):
         middle = i * cell + cell / 2
-        ImageDraw.Draw(down).text((room - 4, middle), shown[i], FAINT, face, anchor="rm")
-        ImageDraw.Draw(upright).text((middle, 0), shown[i], FAINT, face, anchor="ma")
+        ImageDraw.Draw(down).text((room - 4, middle), shown[i], GREY, face, anchor="rm")
+        ImageDraw.Draw(upright).text((middle, 0), shown[i], GREY, face, anchor="ma")
     single = all(len(label) == 1 for label in shown)
     return down, upright if single else down.transpose(Image.Transpose.ROTATE_90)
 
@@ -129,20 +139,20 @@ def has_glyph(char: str) -> bool:
     return char.isascii() or bytes(font(12).getmask(char)) != bytes(font(12).getmask("\U0010ffff"))
 
 
-def text_strip(text: str, face: ImageFont.FreeTypeFont, fill: tuple[int, int, int]) -> Image.Image:
+def text_strip(text: str, face: ImageFont.FreeTypeFont) -> Image.Image:
     """A line of text as a picture of its own."""
-    strip = Image.new("RGB", (int(face.getlength(text)) + 1, sum(face.getmetrics())), "white")
-    ImageDraw.Draw(strip).text((0, 0), text, fill, face)
+    strip = Image.new("L", (int(face.getlength(text)) + 1, sum(face.getmetrics())), PAPER)
+    ImageDraw.Draw(strip).text((0, 0), text, 0, face)
     return strip
 
 
 def draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
     """The colour scale, 200 pixels wide, with the weights written where they stand."""
-    strip = np.broadcast_to(colours()[np.linspace(0, 255, 200).astype(int)], (10, 200, 3))
-    sheet.paste(Image.fromarray(np.ascontiguousarray(strip)), (x, y))
-    draw.rectangle((x - 1, y - 1, x + 200, y + 10), outline=(200, 200, 206))
+    strip = np.tile(shades(np.linspace(0, 1, 200) ** 2), (10, 1))
+    sheet.paste(Image.fromarray(strip), (x, y))
+    draw.rectangle((x - 1, y - 1, x + 200, y + 10), outline=FRAME)
     for weight in (0.0, 0.1, 0.25, 0.5, 1.0):
-        draw.text((x + 200 * weight**0.5, y + 14), f"{weight:g}", FAINT, font(10), anchor="ma")
+        draw.text((x + 200 * weight**0.5, y + 14), f"{weight:g}", GREY, font(10), anchor="ma")
 
 
 def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> Image.Image:
@@ -177,8 +187,8 @@ def colours_of(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
     low, high = limits
     parts = np.clip((values - low) / (high - low), 0, 1)
-    shades = matplotlib.colormaps["RdBu"](0.1 + 0.8 * parts) if low < 0 else matplotlib.colormaps["Blues"](parts)
-    return (255 * shades[..., :3]).round().astype(np.uint8)
+    fills = matplotlib.colormaps["RdBu"](0.1 + 0.8 * parts) if low < 0 else matplotlib.colormaps["Blues"](parts)
+    return (255 * fills[..., :3]).round().astype(np.uint8)
 
 
 def film(

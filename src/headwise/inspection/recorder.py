@@ -64,6 +64,7 @@ class Recorder:
         self.folder, self.tokenizer, self.probes, self.title, self.losses = folder, tokenizer, probes, title, losses
         self.table, self.repeats = CsvTable(folder / "heads.csv", COLUMNS), CsvTable(folder / "repeats.csv", REPEATS)
         self.page = folder / "view.html"
+        self.moments: dict[int, dict[str, np.ndarray]] = {}  # what was kept of each step, as it stands in steps/
 
     def begin(self, step: int) -> None:
         """Start, or take up again after `step`: what was written for later steps is dropped."""
@@ -73,7 +74,7 @@ class Recorder:
         for file in [*self.folder.glob("maps_*_step_*.png"), *self.folder.glob("steps/step_*.npz")]:
             if step_of(file) > step:
                 file.unlink()
-        self.moments()  # so that a damaged file is found before there is work to lose
+        self.moments = self.read()
 
     def look(self, model: GPT, step: int, pictures: bool = True, final: bool = False) -> Look:
         """Run the probes and write their scores; with `pictures` also their maps, and the page of all steps so far;
@@ -81,7 +82,8 @@ class Recorder:
         look, told, own = Look(step), Scores(), dict[str, Scores]()
         every: dict[str, list[AttentionMap]] = {}
         for probe in self.probes:
-            every[probe.name] = seen = see(model, probe.ids)
+            seen, logits = see(model, probe.ids)
+            every[probe.name] = seen
             scores = scores_of(seen, probe)
             own[probe.name] = scores
             if final and not probe.shown:
@@ -93,8 +95,7 @@ class Recorder:
                 image = contact_sheet(first(seen), self.labels(probe), scores, f"{probe.name}, step {step}")
                 look.pictures[f"attn/maps/{probe.name}"] = self.save(image, f"maps_{probe.name}_step_{step:06d}.png")
             if probe.period is not None:
-                ids, period = (x.to(model.embedding.weight.device) for x in (probe.ids, probe.period))
-                first_time, again = repeat_losses(model, ids, period)
+                first_time, again = repeat_losses(logits, probe.ids, probe.period)
                 self.repeats.append([{"step": step, "first_loss": first_time, "repeated_loss": again}])
                 look.numbers |= {"heads/repeated_loss": again, "heads/induction_loss": again - first_time}
         self.table.append(look.rows)
@@ -112,13 +113,13 @@ class Recorder:
         self.table.begin(step - 1)
         self.repeats.begin(step - 1)
         look = self.look(model, step, final=True)
-        moments, losses = self.moments(), self.losses()
+        losses = self.losses()
         repeats = [(int(row["step"]), float(row["repeated_loss"])) for row in self.repeats.rows()]
         for name, formed in FORMED.items():
-            scores = [arrays[f"scores.{name}"] for arrays in moments.values() if f"scores.{name}" in arrays]
+            scores = [arrays[f"scores.{name}"] for arrays in self.moments.values() if f"scores.{name}" in arrays]
             if scores:
                 curves = losses | ({"on repeats": repeats} if name in OF_REPEATS else {})
-                image = film(np.stack(scores), list(moments), f"{name} on {self.telling(name)}", formed, curves)
+                image = film(np.stack(scores), list(self.moments), f"{name} on {self.telling(name)}", formed, curves)
                 look.pictures[f"heads/film/{name}"] = self.save(image, f"film_{name}.png")
         return look
 
@@ -127,17 +128,18 @@ class Recorder:
         return next(probe.name for probe in self.probes if tells(probe, metric))
 
     def keep(self, step: int, told: Scores, own: dict[str, Scores], every: dict[str, list[AttentionMap]]) -> None:
-        """Write down what the films show of this step (`told`), and the page (each prompt's `own`, as far as it goes);
-        nothing is held in memory."""
+        """Write down what the films show of this step (`told`), and the page (each prompt's `own`, as far as it goes).
+        The whole is small: 60 kB a step for 16 heads."""
         arrays = {f"scores.{name}": values for name, values in told.items()}
         for probe in self.shown():
             arrays |= {f"{probe.name}.{part}": array for part, array in kept(every[probe.name]).items()}
             arrays |= {f"{probe.name}.scores.{name}": values for name, values in (told | own[probe.name]).items()}
         with whole(self.folder / "steps" / f"step_{step:06d}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        self.moments[step] = arrays
 
-    def moments(self) -> dict[int, dict[str, np.ndarray]]:
-        """What was kept of each step."""
+    def read(self) -> dict[int, dict[str, np.ndarray]]:
+        """What earlier parts of the run kept of each step. Raises UserError for a damaged file."""
         moments = {}
         for file in sorted(self.folder.glob("steps/step_*.npz"), key=step_of):
             try:
@@ -149,7 +151,7 @@ class Recorder:
 
     def view(self, model: GPT, every: dict[str, list[AttentionMap]]) -> View:
         """The page's contents: the maps of all steps kept, and the vectors of `every`, the last."""
-        moments, prompts = self.moments(), []
+        moments, prompts = self.moments, []
         for probe in self.shown():
             scores = [part_of(arrays, f"{probe.name}.scores") for arrays in moments.values()]
             maps = [part_of(arrays, probe.name) for arrays in moments.values()]
@@ -167,7 +169,7 @@ class Recorder:
     def save(self, image: Image.Image, name: str) -> Path:
         """The picture's file, whole."""
         with whole(self.folder / name) as temporary:
-            image.save(temporary, format="PNG", compress_level=3)
+            image.save(temporary, format="PNG", compress_level=1)
         return self.folder / name
 
 
@@ -176,11 +178,11 @@ def step_of(file: Path) -> int:
     return int(file.stem.rsplit("_", 1)[1])
 
 
-def see(model: GPT, ids: Tensor) -> list[AttentionMap]:
-    """Every layer's attention as the model reads ids [B, T], on the CPU."""
+def see(model: GPT, ids: Tensor) -> tuple[list[AttentionMap], Tensor]:
+    """Every layer's attention as the model reads ids [B, T], and its logits [B, T, V], on the CPU."""
     with torch.no_grad(), eval_mode(model), capture(model) as maps:
-        model(ids.to(model.embedding.weight.device))
-    return [maps[layer].cpu() for layer in sorted(maps)]
+        logits = model(ids.to(model.embedding.weight.device))
+    return [maps[layer].cpu() for layer in sorted(maps)], logits.cpu()
 
 
 def first(seen: list[AttentionMap]) -> np.ndarray:

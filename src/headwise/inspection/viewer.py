@@ -93,15 +93,16 @@ def render(view: View, budget: int = BUDGET) -> Page:
     turns = zip_longest(*([(prompt, at) for at in prompt.vectors] for prompt in view.prompts))
     heads = [head for turn in turns for head in turn if head is not None]
     steps = np.arange(len(view.steps))
-    costs = _costs(heads)
+    done: dict[bytes, str] = {}
+    costs = _costs(heads, done)
     room = budget - min(costs[-1], budget // 2)
-    page = _page(view, steps, [], budget)
+    page = _page(view, steps, [], budget, done)
     while len(page) > room and len(steps) > 2:
         count = max(2, min(len(steps) - 1, len(steps) * room // len(page)))
         steps = np.linspace(0, len(view.steps) - 1, count).round().astype(int)
-        page = _page(view, steps, [], budget)
+        page = _page(view, steps, [], budget, done)
     count = sum(cost <= budget - len(page) for cost in costs[1:])
-    return Page(_page(view, steps, heads[:count], budget) if count else page)
+    return Page(_page(view, steps, heads[:count], budget, done) if count else page)
 
 
 Head = tuple[Prompt, tuple[int, int]]
@@ -125,15 +126,18 @@ def _check(view: View) -> None:
 
 
 class _Blobs:
-    """Arrays as text, each kept once."""
+    """Arrays as text, each kept once. `done` holds what was deflated before."""
 
-    def __init__(self) -> None:
+    def __init__(self, done: dict[bytes, str]) -> None:
+        self.done = done
         self.places: dict[str, int] = {}
 
     def add(self, array: np.ndarray) -> int:
         """The place of an array among the texts."""
-        text = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 6)).decode()
-        return self.places.setdefault(text, len(self.places))
+        raw = np.ascontiguousarray(array).tobytes()
+        if raw not in self.done:
+            self.done[raw] = base64.b64encode(zlib.compress(raw, 6)).decode()
+        return self.places.setdefault(self.done[raw], len(self.places))
 
     def add_head(self, prompt: Prompt, at: tuple[int, int]) -> dict[str, Any]:
         """One head's vectors; of the pattern only the lower triangle."""
@@ -143,9 +147,9 @@ class _Blobs:
         return {"layer": int(at[0]), "head": int(at[1]), "width": one.q.shape[1], **places}
 
 
-def _costs(heads: list[Head]) -> list[int]:
+def _costs(heads: list[Head], done: dict[bytes, str]) -> list[int]:
     """Bytes that the vectors of none of these heads, of the first, of the first two, ... take in a page."""
-    blobs, costs, counted = _Blobs(), [0], 0
+    blobs, costs, counted = _Blobs(done), [0], 0
     for prompt, at in heads:
         blobs.add_head(prompt, at)
         new = list(blobs.places)[counted:]
@@ -154,9 +158,9 @@ def _costs(heads: list[Head]) -> list[int]:
     return costs
 
 
-def _page(view: View, steps: np.ndarray, heads: list[Head], budget: int) -> str:
+def _page(view: View, steps: np.ndarray, heads: list[Head], budget: int, done: dict[bytes, str]) -> str:
     """The template, filled with these steps (their places among all) and these heads' vectors."""
-    blobs = _Blobs()
+    blobs = _Blobs(done)
     prompts = [_packed(prompt, steps, [at for p, at in heads if p is prompt], blobs) for prompt in view.prompts]
     stride = max([1, *(-(-len(points) // LOSSES) for points in view.losses.values())])
     data = {

@@ -101,7 +101,7 @@ def log_moment(
         logger.log_metrics(numbers, step)
         if isinstance(logger, TensorBoardLogger):
             for name, file in (images or {}).items():
-                logger.experiment.add_image(name, np.asarray(Image.open(file)), step, dataformats="HWC")
+                logger.experiment.add_image(name, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
 
 
 def whereabouts(logger: Logger | None) -> str | None:
