@@ -198,6 +198,26 @@ def test_twenty_interruptions_at_random_moments_leave_no_trace(tmp_path):
     assert same_state(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
+def test_induction_heads_form_in_two_layers_and_not_in_one(tmp_path):
+    """Previous-token heads in layer 0, induction heads in layer 1; the loss on repeats falls (Olsson et al. 2022)."""
+    best = {}
+    for layers in (2, 1):
+        quiet = ["logger=none", "callbacks.samples.every_n_steps=null", "seed=1", f"model.n_layer={layers}"]
+        script_here("train", "experiment=induction", f"run_dir={layers}", *quiet, cwd=tmp_path)
+        rows = list(csv.DictReader((tmp_path / f"{layers}/attention/heads.csv").open()))
+        repeats = list(csv.DictReader((tmp_path / f"{layers}/attention/repeats.csv").open()))[-1]
+        last = [row for row in rows if row["step"] == "800" and row["probe"] == "repeats"]
+        for layer, metric in ((0, "previous_token"), (layers - 1, "induction")):
+            best[layers, metric] = max(float(row[metric]) for row in last if row["layer"] == str(layer))
+        best[layers, "loss"] = float(repeats["repeated_loss"]) / float(repeats["first_loss"])
+    assert best[2, "previous_token"] > 0.9
+    assert best[2, "induction"] > 0.9
+    assert best[2, "loss"] < 0.05
+    assert best[1, "induction"] < 0.2
+    assert best[1, "loss"] > 0.5
+
+
 def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_path):
     """Over gloo. The same numbers to rounding, since sums are taken in another order; one folder, one writer."""
     steps = [*STEPS, "trainer.max_steps=8", "data.global_batch_size=12", "model.dropout=0.0", "trainer=cpu"]

@@ -173,6 +173,7 @@ def logit_attribution(model: GPT, ids: Tensor) -> Tensor:
     return torch.stack(scores)
 
 
+@torch.no_grad()
 def repeat_losses(logits: Tensor, ids: Tensor, period: Tensor) -> tuple[float, float]:
     """Mean loss of logits [B, T, V] on tokens the first time and again, where sequence b of ids [B, T] repeats itself
     after period[b] tokens. Their difference is what the model makes of the repetition (Olsson et al. 2022)."""

@@ -33,8 +33,10 @@ from headwise.inspection.viewer import HeadVectors, Prompt, View, companded, ren
 from headwise.model.gpt import GPT, eval_mode
 from headwise.tokenizer import Tokenizer
 
-COLUMNS = ["step", "probe", "layer", "head", *METRICS, *EFFECTS]
+SCORES = [*METRICS, *EFFECTS]
+COLUMNS = ["step", "probe", "layer", "head", *SCORES]
 REPEATS = ["step", "first_loss", "repeated_loss"]
+PARTS = ("patterns", "norms")  # what is kept of a prompt's maps
 FORMED = {"previous_token": 0.5, "first_token": 0.3, "duplicate_token": 0.4, "induction": 0.4}  # above it a head is one
 Scores = dict[str, np.ndarray]  # metric -> [L, H]
 Losses = dict[str, list[tuple[int, float]]]  # "train", "val" -> (step, loss)
@@ -64,7 +66,6 @@ class Recorder:
         self.folder, self.tokenizer, self.probes, self.title, self.losses = folder, tokenizer, probes, title, losses
         self.table, self.repeats = CsvTable(folder / "heads.csv", COLUMNS), CsvTable(folder / "repeats.csv", REPEATS)
         self.page = folder / "view.html"
-        self.moments: dict[int, dict[str, np.ndarray]] = {}  # what was kept of each step, as it stands in steps/
 
     def begin(self, step: int) -> None:
         """Start, or take up again after `step`: what was written for later steps is dropped."""
@@ -74,7 +75,7 @@ class Recorder:
         for file in [*self.folder.glob("maps_*_step_*.png"), *self.folder.glob("steps/step_*.npz")]:
             if step_of(file) > step:
                 file.unlink()
-        self.moments = self.read()
+        self.moments()  # so that a damaged file is found before there is work to lose
 
     def look(self, model: GPT, step: int, pictures: bool = True, final: bool = False) -> Look:
         """Run the probes and write their scores; with `pictures` also their maps, and the page of all steps so far;
@@ -113,13 +114,13 @@ class Recorder:
         self.table.begin(step - 1)
         self.repeats.begin(step - 1)
         look = self.look(model, step, final=True)
-        losses = self.losses()
+        losses, told = self.losses(), {step: unstacked(arrays["scores"]) for step, arrays in self.moments().items()}
         repeats = [(int(row["step"]), float(row["repeated_loss"])) for row in self.repeats.rows()]
         for name, formed in FORMED.items():
-            scores = [arrays[f"scores.{name}"] for arrays in self.moments.values() if f"scores.{name}" in arrays]
+            scores = [scores[name] for scores in told.values() if name in scores]
             if scores:
                 curves = losses | ({"on repeats": repeats} if name in OF_REPEATS else {})
-                image = film(np.stack(scores), list(self.moments), f"{name} on {self.telling(name)}", formed, curves)
+                image = film(np.stack(scores), list(told), f"{name} on {self.telling(name)}", formed, curves)
                 look.pictures[f"heads/film/{name}"] = self.save(image, f"film_{name}.png")
         return look
 
@@ -129,17 +130,16 @@ class Recorder:
 
     def keep(self, step: int, told: Scores, own: dict[str, Scores], every: dict[str, list[AttentionMap]]) -> None:
         """Write down what the films show of this step (`told`), and the page (each prompt's `own`, as far as it goes).
-        The whole is small: 60 kB a step for 16 heads."""
-        arrays = {f"scores.{name}": values for name, values in told.items()}
+        In a file, so that memory does not grow with the steps."""
+        arrays = {"scores": stacked(told)}
         for probe in self.shown():
             arrays |= {f"{probe.name}.{part}": array for part, array in kept(every[probe.name]).items()}
-            arrays |= {f"{probe.name}.scores.{name}": values for name, values in (told | own[probe.name]).items()}
+            arrays[f"{probe.name}.scores"] = stacked(told | own[probe.name])
         with whole(self.folder / "steps" / f"step_{step:06d}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        self.moments[step] = arrays
 
-    def read(self) -> dict[int, dict[str, np.ndarray]]:
-        """What earlier parts of the run kept of each step. Raises UserError for a damaged file."""
+    def moments(self) -> dict[int, dict[str, np.ndarray]]:
+        """What was kept of each step. Raises UserError for a damaged file."""
         moments = {}
         for file in sorted(self.folder.glob("steps/step_*.npz"), key=step_of):
             try:
@@ -151,10 +151,10 @@ class Recorder:
 
     def view(self, model: GPT, every: dict[str, list[AttentionMap]]) -> View:
         """The page's contents: the maps of all steps kept, and the vectors of `every`, the last."""
-        moments, prompts = self.moments, []
+        moments, prompts = self.moments(), []
         for probe in self.shown():
-            scores = [part_of(arrays, f"{probe.name}.scores") for arrays in moments.values()]
-            maps = [part_of(arrays, probe.name) for arrays in moments.values()]
+            scores = [unstacked(arrays[f"{probe.name}.scores"]) for arrays in moments.values()]
+            maps = [{part: arrays[f"{probe.name}.{part}"] for part in PARTS} for arrays in moments.values()]
             prompts.append(page_prompt(probe.name, self.labels(probe), maps, scores, every[probe.name]))
         return View(self.title, list(moments), prompts, model.config.kv_heads, model.config.attention, self.losses())
 
@@ -193,19 +193,25 @@ def first(seen: list[AttentionMap]) -> np.ndarray:
 def kept(seen: list[AttentionMap]) -> dict[str, np.ndarray]:
     """What the page shows of the batch's first sequence at one step: its maps, in 8 bits, and what each token gives."""
     norms = [value_norms(layer)[0].numpy() for layer in seen]
-    return {"patterns": companded(first(seen)), "norms": np.stack(norms)}
+    return dict(zip(PARTS, (companded(first(seen)), np.stack(norms)), strict=True))
 
 
-def part_of(arrays: dict[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
-    """The arrays named <group>.<part>, by part."""
-    return {name.removeprefix(f"{group}."): array for name, array in arrays.items() if name.startswith(f"{group}.")}
+def stacked(scores: Scores) -> np.ndarray:
+    """Scores as one array [M, L, H], M as in SCORES; NaN for those that were not measured."""
+    blank = np.full_like(next(iter(scores.values())), np.nan)
+    return np.stack([scores.get(name, blank) for name in SCORES])
+
+
+def unstacked(array: np.ndarray) -> Scores:
+    """The scores again, those that were measured."""
+    return {name: values for name, values in zip(SCORES, array, strict=True) if not np.isnan(values).all()}
 
 
 def page_prompt(
     name: str, labels: list[str], maps: list[dict[str, np.ndarray]], scores: list[Scores], last: list[AttentionMap]
 ) -> Prompt:
     """The page's part for one probe: `maps` and `scores` of each step, and the vectors of the `last`."""
-    patterns, norms = (np.stack([at_step[part] for at_step in maps]) for part in ("patterns", "norms"))
+    patterns, norms = (np.stack([at_step[part] for at_step in maps]) for part in PARTS)
     blank = np.full(patterns.shape[1:3], np.nan)  # of what was not measured at a step
     metrics = dict.fromkeys(metric for at_step in scores for metric in at_step)
     over_steps = {metric: np.stack([at_step.get(metric, blank) for at_step in scores]) for metric in metrics}
