@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-BUDGET = 3_000_000  # bytes of the whole page
+BUDGET, BUDGET_OF_ONE = 3_000_000, 2_000_000  # bytes of the whole page, and of one that shows a single step
 LOSSES = 2000  # points of one loss curve: more than a screen has pixels
 NORMALIZE = ("softmax", "relu")
 
@@ -85,11 +85,13 @@ def companded(pattern: np.ndarray) -> np.ndarray:
     return np.round(255 * np.sqrt(pattern[..., rows, columns].clip(0, 1))).astype(np.uint8)
 
 
-def render(view: View, budget: int = BUDGET) -> Page:
-    """The page, of at most `budget` bytes if that can be. What does not fit is left out, and the page says so: first
-    steps between the first and the last, evenly, then vectors, the last of each prompt first. Vectors yield before
-    steps only where they alone would take more than half of the budget. Raises ValueError if shapes disagree."""
+def render(view: View, budget: int | None = None) -> Page:
+    """The page, of at most `budget` bytes if that can be; None is 3 MB, or 2 MB for a single step. What does not fit is
+    left out, and the page says so: first steps between the first and the last, evenly, then vectors, the last of each
+    prompt first. Vectors yield before steps only where they alone would take more than half of the budget. Raises
+    ValueError if shapes disagree."""
     _check(view)
+    budget = budget or (BUDGET if len(view.steps) > 1 else BUDGET_OF_ONE)
     turns = zip_longest(*([(prompt, at) for at in prompt.vectors] for prompt in view.prompts))
     heads = [head for turn in turns for head in turn if head is not None]
     steps = np.arange(len(view.steps))
