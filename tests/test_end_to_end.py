@@ -472,9 +472,53 @@ def test_wrong_flags_are_one_line_and_exit_code_2(run, flags, message):
 def test_a_reader_who_has_had_enough_is_no_error(run):
     cwd, folder, _ = run
     command = f"{sys.executable} {ROOT}/scripts/generate.py --prompt 'def ' --checkpoint {folder} | head -c 5"
-    result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=cwd, check=False)
-    assert result.stdout == "def " + result.stdout[-1]
-    assert "Error" not in result.stderr
+    result = subprocess.run(command, shell=True, capture_output=True, cwd=cwd, check=False)
+    assert result.stdout.startswith(b"def ")
+    assert len(result.stdout) == 5
+    assert b"Error" not in result.stderr
+
+
+def test_samples_and_prompts_come_out_together_in_one_object_or_one_after_the_other(run):
+    cwd, folder, _ = run
+    flags = ["--checkpoint", folder, "--max-new-tokens", 9, "--num-samples", 2, "--seed", 5, "--prompt", "def", "class"]
+    told = json.loads(script_here("generate", *flags, "--json", cwd=cwd).stdout)
+    assert told["prompt"] == ["def", "class"]
+    assert [(one["prompt"], one["seed"]) for one in told["samples"]] == [(p, s) for p in told["prompt"] for s in (5, 6)]
+    assert all(len(one["tokens"]) == len(one["logprobs"]) == 9 for one in told["samples"])
+    assert told["tokens_per_second"] > 0 < told["first_token_seconds"]
+    assert told["checkpoint"].endswith("best.ckpt")
+    plain = script_here("generate", *flags, cwd=cwd).stdout
+    for number, one in enumerate(told["samples"]):
+        assert f"==== prompt {number // 2 + 1}, seed {one['seed']}\n{one['prompt']}{one['text']}\n" in plain
+        alone = [*flags[:4], "--seed", one["seed"], "--prompt", one["prompt"]]
+        assert script_here("generate", *alone, cwd=cwd).stdout == f"{one['prompt']}{one['text']}\n"
+
+
+def test_a_prompt_comes_from_a_file_or_from_standard_input(run):
+    cwd, folder, _ = run
+    (cwd / "prompt.txt").write_text("import this\n")
+    flags = ["--checkpoint", str(folder), "--max-new-tokens", "5", "--greedy"]
+    given = script_here("generate", *flags, "--prompt", "import this\n", cwd=cwd).stdout
+    assert script_here("generate", *flags, "--prompt-file", "prompt.txt", cwd=cwd).stdout == given
+    piped = [sys.executable, ROOT / "scripts/generate.py", *flags, "--prompt-file", "-"]
+    assert subprocess.run(piped, input="import this\n", capture_output=True, text=True, cwd=cwd).stdout == given
+    (cwd / "latin.txt").write_bytes(b"caf\xe9")
+    for wrong, message in (
+        (["--prompt-file", "latin.txt"], "--prompt-file latin.txt is not UTF-8 at byte 3"),
+        (["--prompt-file", "absent.txt"], "absent.txt: No such file"),
+        (["--prompt", "a", "--prompt-file", "prompt.txt"], "give --prompt TEXT or --prompt-file FILE, one of them"),
+        ([], "give --prompt TEXT or --prompt-file FILE, one of them"),
+    ):
+        refused = script_here("generate", *flags, *wrong, cwd=cwd, ok=False)
+        assert refused.returncode == 2
+        assert message in refused.stderr.splitlines()[-1]
+
+
+def test_unknown_characters_are_replaced_where_that_is_asked_for(run):
+    cwd, folder, _ = run
+    flags = ["--checkpoint", folder, "--max-new-tokens", 5]
+    told = json.loads(script_here("generate", *flags, "--prompt", "5 €", "--replace-unknown", "--json", cwd=cwd).stdout)
+    assert told["prompt"] == "5 ?"
 
 
 @pytest.mark.parametrize("where", ["given", "by default"])

@@ -16,13 +16,14 @@ from transformers import (
 
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
-from headwise.generation import generate
+from headwise.generation import Sampling, generate
 from headwise.hf import export, layout_of, open_model, read_folder, to_theirs
 from headwise.model.gpt import next_token_loss
 from headwise.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
 from tests.small import TEXT, randomize, script_here, small_model, train
 
 V, T = 53, 13
+GREEDY = Sampling(temperature=0)
 SIZES = {"classic": {"n_embd": 35, "n_head": 5}, "modern": {"n_embd": 35, "n_head": 6, "n_kv_head": 2, "head_dim": 10}}
 
 
@@ -106,7 +107,7 @@ def test_fifty_greedy_tokens_are_theirs(kind, tmp_path):
     theirs = THEIRS[kind]()
     ours = read_folder(saved(theirs, tmp_path)).model
     ids = [3, 1, 4, 1, 5]
-    assert list(generate(ours, ids, 50, temperature=0)) == greedy(theirs, ids, 50)[5:]
+    assert [int(i) for i, _ in generate(ours, [ids], 50, GREEDY, [0])] == greedy(theirs, ids, 50)[5:]
 
 
 def checkpoint(preset, tmp_path, kind="char", **changes):
@@ -129,7 +130,7 @@ def test_an_exported_folder_opens_in_transformers_and_gives_the_same_text(preset
     assert tokenizer.decode(ids) == text
     assert torch.allclose(theirs(torch.tensor([ids])).logits, ours.model(torch.tensor([ids])), atol=1e-5)
     said = greedy(theirs, ids, 50)
-    expected = list(generate(ours.model, ids, 50, temperature=0))
+    expected = [int(i) for i, _ in generate(ours.model, [ids], 50, GREEDY, [0])]
     assert tokenizer.decode(said) == ours.tokenizer.decode(ids + expected)
 
 

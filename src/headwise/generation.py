@@ -1,73 +1,266 @@
 """Text from a model, token by token, as a few small functions.
 
-ids = generate(model, tokenizer.encode("def "), 100, temperature=0.8, top_k=50, seed=1)
-for text in tokenizer.stream(ids):
-    print(text, end="")
+    sampling = Sampling(temperature=0.8, top_p=0.9)
+    for ids in generate(model, [tokenizer.encode("def "), tokenizer.encode("class ")], 100, sampling, seeds=[1, 2]):
+        ...                                  # one new token for each of the two texts, a hundred times
+
+A model sees block_size tokens. Where a text grows beyond, its oldest half block is forgotten and the rest read anew, so
+that it always sees the last half block at least; window_start says from which token on.
+
+Dimensions: B texts, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from headwise.errors import require
+from headwise.model.cache import KVCache
 from headwise.model.gpt import GPT
+from headwise.tokenizer import Tokenizer
 
 
-def keep_top_k(logits: Tensor, top_k: int | None) -> Tensor:
-    """Logits [V] with all but the `top_k` largest at minus infinity; None keeps all."""
-    if top_k is None or top_k >= logits.numel():
-        return logits
-    best = logits.topk(top_k)
-    return torch.full_like(logits, -math.inf).scatter(0, best.indices, best.values)
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, in the order in which it takes effect."""
+
+    repetition_penalty: float = 1.0  # above 1: tokens that stand in the text already become less likely
+    temperature: float = 1.0  # below 1: likely tokens become likelier; 0: always the likeliest
+    top_k: int | None = None  # only from so many of the likeliest
+    top_p: float | None = None  # only from the likeliest that have this probability together
+    min_p: float | None = None  # only from those at least so likely as a part of the likeliest
+
+    def check(self) -> None:
+        """Raise UserError for a number that means nothing."""
+        finite = math.isfinite(self.temperature) and self.temperature >= 0
+        require(finite, f"temperature={self.temperature} must be a number of at least 0")
+        require(self.top_k is None or self.top_k >= 1, f"top_k={self.top_k} must be at least 1")
+        require(self.top_p is None or 0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1")
+        require(self.min_p is None or 0 <= self.min_p <= 1, f"min_p={self.min_p} must be between 0 and 1")
+        penalty = self.repetition_penalty
+        require(penalty > 0 and math.isfinite(penalty), f"repetition_penalty={penalty} must be a number above 0")
 
 
-def sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """One token id drawn from softmax(logits / temperature) over the top_k; the likeliest at temperature 0."""
-    if temperature == 0:
-        return int(logits.argmax())
-    logits = logits.float() - logits.max()  # so that a tiny temperature gives -inf, never inf
-    probabilities = keep_top_k(logits / temperature, top_k).softmax(dim=-1)
-    return int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
+def penalize(logits: Tensor, present: Tensor, penalty: float) -> Tensor:
+    """Logits [B, V] with those of tokens that are `present` [B, V] divided by the penalty where they are positive and
+    multiplied by it where not (Keskar et al. 2019, section 4.1)."""
+    return torch.where(present, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """Logits [B, V] with all below the top_k-th largest at minus infinity."""
+    least = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
+    return logits.masked_fill(logits < least, -math.inf)
+
+
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """Logits [B, V] with all but the likeliest that together reach probability top_p at minus infinity (Holtzman et
+    al. 2019)."""
+    ascending, order = logits.sort()
+    unlikely = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    unlikely[..., -1] = False
+    return logits.masked_fill(torch.zeros_like(unlikely).scatter(-1, order, unlikely), -math.inf)
+
+
+def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """Logits [B, V] with those less likely than min_p times the likeliest at minus infinity (Nguyen et al. 2024)."""
+    probabilities = logits.softmax(dim=-1)
+    return logits.masked_fill(probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -math.inf)
+
+
+def filtered(logits: Tensor, sampling: Sampling, present: Tensor | None = None) -> Tensor:
+    """Logits [B, V] as `sampling` changes them, at a temperature above 0; `present` [B, V] are in the text already."""
+    if present is not None:
+        logits = penalize(logits, present, sampling.repetition_penalty)
+    if sampling.temperature != 1:
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature  # never above 0: no infinity
+    if sampling.top_k is not None:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p is not None:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p is not None:
+        logits = keep_min_p(logits, sampling.min_p)
+    return logits
+
+
+def sample(logits: Tensor, sampling: Sampling, uniform: Tensor, present: Tensor | None = None) -> Tensor:
+    """A token for each row of logits [B, V]: where its number of `uniform` [B], between 0 and 1, falls among the
+    cumulative probabilities. So each text draws by itself, whatever its neighbours are. [B]"""
+    logits = logits.float()
+    if sampling.temperature == 0:
+        chosen = logits if present is None else penalize(logits, present, sampling.repetition_penalty)
+        return chosen.argmax(dim=-1)
+    reached = filtered(logits, sampling, present).softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    place = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)
+    return place.squeeze(-1).clamp(max=logits.size(-1) - 1)
+
+
+def draws(seeds: list[int], count: int) -> Tensor:
+    """`count` numbers between 0 and 1 for each seed, [count, B]; a longer draw begins with a shorter one."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.rand(count, generator=one, dtype=torch.float64) for one in generators], dim=1)
+
+
+def window_start(length: int, block_size: int) -> int:
+    """The first of `length` tokens that the model sees: 0 until block_size is full, then half a block further each
+    time."""
+    half = -(-block_size // 2)
+    return max(0, -(-(length - block_size) // half)) * half
+
+
+def prefill(model: GPT, texts: list[list[int]], room: int) -> tuple[Tensor, KVCache, Tensor | None]:
+    """Read the texts, as far as each is seen, in one go. Logits [B, V] after the last token of each, the cache with
+    space for `room` more tokens if the model can see them, and the padding before the shorter ones (None: none)."""
+    block_size, device = model.config.block_size, model.embedding.weight.device
+    seen = [text[window_start(len(text), block_size) :] for text in texts]
+    longest = max(map(len, seen))
+    missing = [longest - len(ids) for ids in seen]
+    padding = torch.tensor(missing, device=device) if any(missing) else None
+    ids = torch.tensor([[0] * gap + ids for gap, ids in zip(missing, seen, strict=True)], device=device)
+    cache = KVCache(model.config, len(texts), min(longest + room, block_size))
+    return model.last_logits(ids, padding, cache), cache, padding
 
 
 def generate(
-    model: GPT,
-    ids: list[int],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> Iterator[int]:
-    """New token ids after the prompt `ids`, one at a time. Only the last block_size tokens are seen.
+    model: GPT, texts: list[list[int]], max_new_tokens: int, sampling: Sampling, seeds: list[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """New tokens after the `texts`, one for each at a time: ids [B] and the logits [B, V] they were chosen from, before
+    `sampling` changed them. Text b draws by seeds[b] alone.
 
-    Draws from a generator of its own, so the program's random state is neither used nor changed. The model
-    should be in eval mode (see headwise.model.gpt.eval_mode), or its dropout takes part.
+    The program's random state is neither used nor changed. The model should be in eval mode (see
+    headwise.model.gpt.eval_mode), or its dropout takes part. Raises UserError for wishes that cannot be met.
     """
-    require(len(ids) > 0, "the prompt is empty; give at least one character")
+    require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
     require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} must be at least 0")
-    require(0 <= temperature < math.inf, f"temperature={temperature} must be a number of at least 0")
-    require(top_k is None or top_k >= 1, f"top_k={top_k} must be at least 1")
-    require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
-    return decode(model, list(ids), max_new_tokens, temperature, top_k, torch.Generator().manual_seed(seed))
+    for seed in seeds:
+        require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
+    sampling.check()
+    return decode(model, [list(text) for text in texts], sampling, draws(seeds, max_new_tokens))
 
 
-def decode(
-    model: GPT,
-    context: list[int],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    generator: torch.Generator,
-) -> Iterator[int]:
-    """The loop behind generate: the whole window through the model, one token drawn, added to the context."""
-    device = model.embedding.weight.device
-    for _ in range(max_new_tokens):
-        window = torch.tensor([context[-model.config.block_size :]], device=device)
+def decode(model: GPT, texts: list[list[int]], sampling: Sampling, uniforms: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loop behind generate, with the numbers [N, B] to draw by: the texts are read, then each new token alone."""
+    device, left = model.embedding.weight.device, len(uniforms)
+    uniforms = uniforms.to(device) if device.type != "mps" else uniforms.float().to(device)
+    present: Tensor | None = None
+    if sampling.repetition_penalty != 1:
+        present = torch.zeros(len(texts), model.config.vocab_size, dtype=torch.bool, device=device)
+        for row, text in enumerate(texts):
+            present[row, text] = True
+    cache: KVCache | None = None
+    padding: Tensor | None = None
+    ids = torch.empty(0)
+    for uniform in uniforms:
         with torch.inference_mode():
-            logits = model(window)[0, -1]
-        context.append(sample(logits, temperature, top_k, generator))
-        yield context[-1]
+            if cache is None or cache.length == cache.size:
+                logits, cache, padding = prefill(model, texts, left)
+            else:
+                logits = model.last_logits(ids[:, None], padding, cache)
+            ids = sample(logits, sampling, uniform, present)
+            if present is not None:
+                present[torch.arange(len(texts), device=device), ids] = True
+        for text, new in zip(texts, ids.tolist(), strict=True):
+            text.append(new)
+        left -= 1
+        yield ids, logits
+
+
+@dataclass
+class Sample:
+    """One continuation of a prompt."""
+
+    prompt: str
+    seed: int
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)  # of each token by the model itself, in nats
+
+
+def complete(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: list[str],
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: list[int],
+    stop: list[str],
+    heard: Callable[[int, str], None] = lambda sample, text: None,
+) -> list[Sample]:
+    """Continue each prompt once for each seed, all in one batch, until a `stop` string, the end of the text or
+    max_new_tokens. heard(i, text) is told what sample i writes, as soon as it is certain."""
+    require(all(stop), "a stop string is empty; give at least one character")
+    samples = [Sample(prompt, seed) for prompt in prompts for seed in seeds]
+    texts = [tokenizer.encode(sample.prompt, "the prompt") for sample in samples]
+    writers = [Writer(tokenizer, stop) for _ in samples]
+
+    def tell(i: int, text: str) -> None:
+        samples[i].text += text
+        if text:
+            heard(i, text)
+
+    for ids, logits in generate(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples]):
+        chosen = logits.float().log_softmax(dim=-1).gather(-1, ids[:, None]).squeeze(-1).tolist()
+        for i, (token, logprob) in enumerate(zip(ids.tolist(), chosen, strict=True)):
+            if not writers[i].stopped:
+                samples[i].tokens.append(token)
+                samples[i].logprobs.append(logprob)
+                tell(i, writers[i].push(token))
+        if all(writer.stopped for writer in writers):
+            break
+    for i, writer in enumerate(writers):
+        tell(i, writer.finish())
+    return samples
+
+
+class Writer:
+    """The text of one sample as its tokens come: whole characters only, and none that a stop string may yet begin with.
+
+    writer = Writer(tokenizer, stop=["\\n\\n"])
+    text = writer.push(token)          # what is certain by now, perhaps nothing
+    text = writer.finish()             # the rest, if nothing stopped it
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: list[str]):
+        self.stop, self.end_of_text = stop, tokenizer.end_of_text
+        self.stream = tokenizer.text_stream()
+        self.held = ""  # may be the beginning of a stop string
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """What the token adds."""
+        if token == self.end_of_text:
+            return self.end()
+        self.held += self.stream.push(token)
+        return self.release()
+
+    def finish(self) -> str:
+        """What is left when no more tokens come."""
+        return "" if self.stopped else self.end()
+
+    def end(self) -> str:
+        """The rest, up to a stop string in it."""
+        self.held += self.stream.finish()
+        text = self.release() + self.held
+        self.held, self.stopped = "", True
+        return text
+
+    def release(self) -> str:
+        """Take what is certain from what is held: up to the first stop string, or all but the beginning of one."""
+        found = [at for at in (self.held.find(stop) for stop in self.stop) if at >= 0]
+        if found:
+            text, self.held, self.stopped = self.held[: min(found)], "", True
+            return text
+        begun = max((overlap(self.held, stop) for stop in self.stop), default=0)
+        cut = len(self.held) - begun
+        text, self.held = self.held[:cut], self.held[cut:]
+        return text
+
+
+def overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

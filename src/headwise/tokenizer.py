@@ -56,15 +56,21 @@ class Tokenizer:
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The text of `ids` as they come; a character of several bytes comes out once it is whole, or at the end as far
         as it came."""
-        stream, waiting = DecodeStream(skip_special_tokens=False), []
-        for i in ids:
-            waiting.append(i)
-            text = stream.step(self.backend, i)
-            if text:
-                yield text
-                waiting = []
-        if waiting:
-            yield self.decode(waiting)
+        stream = self.text_stream()
+        yield from filter(None, map(stream.push, ids))
+        yield from filter(None, [stream.finish()])
+
+    def text_stream(self) -> TextStream:
+        """For tokens that come one at a time."""
+        return TextStream(self)
+
+    def replace_unknown(self, text: str) -> str:
+        """The text with a question mark, or else a space or nothing, for each character without a token."""
+        known = self.characters
+        if known is None:
+            return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+        instead = next((c for c in "? " if c in known), "")
+        return "".join(c if c in known else instead for c in text)
 
     def check(self, text: str, what: str = "the text") -> None:
         """Raise UserError if the text holds characters this tokenizer has no token for."""
@@ -94,6 +100,27 @@ class Tokenizer:
     def from_json(cls, text: str) -> Tokenizer:
         """The tokenizer that to_json wrote."""
         return cls(Backend.from_str(text))
+
+
+class TextStream:
+    """Tokens pushed one at a time, text in whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer, self.backend = tokenizer, DecodeStream(skip_special_tokens=False)
+        self.waiting: list[int] = []  # whose text is not whole yet
+
+    def push(self, token: int) -> str:
+        """The text that the token makes whole, perhaps none."""
+        self.waiting.append(token)
+        text = self.backend.step(self.tokenizer.backend, token)
+        if text:
+            self.waiting = []
+        return text or ""
+
+    def finish(self) -> str:
+        """What is left at the end, as far as it came."""
+        waiting, self.waiting = self.waiting, []
+        return self.tokenizer.decode(waiting) if waiting else ""
 
 
 def pieces(text: str) -> Iterator[str]:

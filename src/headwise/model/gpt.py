@@ -68,6 +68,14 @@ class GPT(nn.Module):
         and it holds these too afterwards; give the same padding each time. Raises ValueError for more tokens than
         block_size or the cache can take.
         """
+        return self.head(self.norm(self.stream(ids, padding, cache)))
+
+    def last_logits(self, ids: Tensor, padding: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """What forward gives at the last position, [B, V], without the work for the others."""
+        return self.head(self.norm(self.stream(ids, padding, cache)[:, -1]))
+
+    def stream(self, ids: Tensor, padding: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """The residual stream [B, T, C] after all blocks, for what forward is given."""
         seen = cache.length if cache is not None else 0
         total = seen + ids.size(1)
         if total > self.config.block_size:
@@ -90,7 +98,7 @@ class GPT(nn.Module):
             x = block(x, self.position, positions, mask, None if cache is None else cache.layer(i))
         if cache is not None:
             cache.length = total
-        return self.head(self.norm(x))
+        return x
 
     def n_parameters(self) -> int:
         """Number of trained values; a tied matrix counts once."""

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headwise.cli import say
 from headwise.files import whole, write_text
-from headwise.generation import generate
+from headwise.generation import Sampling, generate
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
 from headwise.training.clock import Clock, Stopwatch, step_ended
@@ -175,7 +175,8 @@ class TextSamples(Clock):
             return
         eager = torch.compiler.set_stance("force_eager")  # each length would compile anew
         with self.stopwatch.paused(), eval_mode(pl_module.model), eager:
-            ids = list(generate(pl_module.model, self.prompt, self.tokens, self.temperature, seed=0))
+            new = generate(pl_module.model, [self.prompt], self.tokens, Sampling(temperature=self.temperature), [0])
+            ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"==== step {trainer.global_step}\n{pl_module.tokenizer.decode(self.prompt + ids)}\n\n")
 
