@@ -11,12 +11,16 @@ from headwise.model.position import POSITIONS, LearnedPosition, NoPosition, Rota
 CONFIG = GPTConfig(n_embd=42, n_head=3, block_size=19)
 
 
+def rotated(position, x, positions):
+    return position.rotate(x, position.angles(positions))
+
+
 def test_rotary_products_depend_on_the_distance_alone():
     rotary = RotaryPosition(CONFIG)
     q, k = torch.randn(1, 3, 1, 14), torch.randn(1, 3, 1, 14)
 
     def product(i, j):
-        return (rotary.rotate(q, torch.tensor([i])) * rotary.rotate(k, torch.tensor([j]))).sum(-1)
+        return (rotated(rotary, q, torch.tensor([i])) * rotated(rotary, k, torch.tensor([j]))).sum(-1)
 
     assert torch.allclose(product(11, 4), product(18, 11), atol=1e-5)
     assert not torch.allclose(product(11, 4), product(11, 5), atol=1e-2)
@@ -25,7 +29,7 @@ def test_rotary_products_depend_on_the_distance_alone():
 def test_rotary_keeps_lengths_and_leaves_position_zero_alone():
     rotary = RotaryPosition(CONFIG)
     x = torch.randn(2, 3, 19, 14)
-    turned = rotary.rotate(x, torch.arange(19))
+    turned = rotated(rotary, x, torch.arange(19))
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
     assert torch.equal(turned[:, :, 0], x[:, :, 0])
 
@@ -34,13 +38,13 @@ def test_learned_adds_its_row_to_every_batch_and_turns_nothing():
     learned = LearnedPosition(CONFIG)
     x = torch.randn(2, 5, 42)
     assert torch.equal(learned.embed(x, torch.arange(5))[1, 3], x[1, 3] + learned.table.weight[3])
-    assert learned.rotate(x, torch.arange(5)) is x
+    assert rotated(learned, x, torch.arange(5)) is x
 
 
 def test_none_changes_nothing():
     none, x = NoPosition(CONFIG), torch.randn(2, 5, 42)
     assert none.embed(x, torch.arange(5)) is x
-    assert none.rotate(x, torch.arange(5)) is x
+    assert rotated(none, x, torch.arange(5)) is x
 
 
 def test_sinusoidal_adds_the_waves_of_the_paper_to_the_scaled_embedding():
@@ -52,7 +56,7 @@ def test_sinusoidal_adds_the_waves_of_the_paper_to_the_scaled_embedding():
             angle = t / 10000 ** (2 * (i // 2) / width)
             expected = math.cos(angle) if i % 2 else math.sin(angle)
             assert math.isclose(added[1, t, i].item(), expected, abs_tol=1e-5)
-        assert waves.rotate(x, torch.arange(5)) is x
+        assert rotated(waves, x, torch.arange(5)) is x
         assert not list(waves.parameters())
 
 
@@ -65,4 +69,4 @@ def test_sequences_of_a_batch_may_stand_at_positions_of_their_own(kind):
     for b in range(2):
         alone = slice(b, b + 1)
         assert torch.equal(position.embed(x, own)[alone], position.embed(x[alone], own[b]))
-        assert torch.equal(position.rotate(heads, own)[alone], position.rotate(heads[alone], own[b]))
+        assert torch.equal(rotated(position, heads, own)[alone], rotated(position, heads[alone], own[b]))

@@ -113,9 +113,10 @@ def stream(model: GPT, ids: Tensor) -> Stream:
     mlps: list[Tensor] = []
     with eval_mode(model), capture(model) as maps:
         x = embedding = model.position.embed(model.embedding(ids), positions)
+        angles = model.position.angles(positions)
         for layer, block in enumerate(model.blocks):
             assert isinstance(block, Block)
-            x = x + block.attention(block.attention_norm(x), model.position, positions)
+            x = x + block.attention(block.attention_norm(x), model.position, angles)
             written = block.mlp(block.mlp_norm(x))
             x = x + written
             bias = block.attention.out.bias

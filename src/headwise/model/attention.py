@@ -23,7 +23,7 @@ from headwise.errors import choose
 from headwise.model.cache import LayerCache
 from headwise.model.config import GPTConfig
 from headwise.model.norm import NORMS
-from headwise.model.position import NoPosition
+from headwise.model.position import Angles, NoPosition
 
 Normalize = Callable[[Tensor], Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
@@ -147,14 +147,14 @@ class CausalSelfAttention(nn.Module):
         self,
         x: Tensor,
         position: NoPosition,
-        positions: Tensor,
+        angles: Angles | None,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
         q, k, v = self.qkv(x).split(self.sizes, dim=-1)  # [B, T, H*D], 2 x [B, T, G*D]
         q, k, v = fold(q, self.n_head), fold(k, self.n_kv_head), fold(v, self.n_kv_head)  # [B, H|G, T, D]
-        q = position.rotate(self.q_norm(q), positions)
-        k = position.rotate(self.k_norm(k), positions)
+        q = position.rotate(self.q_norm(q), angles)
+        k = position.rotate(self.k_norm(k), angles)
         if cache is not None:
             k, v = cache.extend(k, v)  # [B, G, Tk, D]: those of all tokens so far
         dropout = self.dropout if self.training else 0.0

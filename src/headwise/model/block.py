@@ -16,7 +16,7 @@ from headwise.model.attention import CausalSelfAttention
 from headwise.model.cache import LayerCache
 from headwise.model.config import GPTConfig
 from headwise.model.norm import NORMS
-from headwise.model.position import NoPosition
+from headwise.model.position import Angles, NoPosition
 
 
 class TwoLayerMLP(nn.Module):
@@ -97,9 +97,9 @@ class Block(nn.Module):
         self,
         x: Tensor,
         position: NoPosition,
-        positions: Tensor,
+        angles: Angles | None,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, positions, mask, cache)
+        x = x + self.attention(self.attention_norm(x), position, angles, mask, cache)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

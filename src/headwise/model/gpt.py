@@ -94,8 +94,9 @@ class GPT(nn.Module):
                 slots >= padding[:, None, None, None]
             )  # [B, 1, T, Tk]
         x = self.dropout(self.position.embed(self.embedding(ids), positions))  # [B, T, C]
+        angles = self.position.angles(positions)
         for i, block in enumerate(self.blocks):
-            x = block(x, self.position, positions, mask, None if cache is None else cache.layer(i))
+            x = block(x, self.position, angles, mask, None if cache is None else cache.layer(i))
         if cache is not None:
             cache.length = total
         return x

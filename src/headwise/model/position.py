@@ -1,7 +1,8 @@
 """Where a token stands, by name: learned, sinusoidal, rotary, none.
 
 A position has two chances to speak: `embed` adds to the token's embedding, once; `rotate` turns the queries
-and keys of every layer. Each kind uses one of them and leaves the other as it is.
+and keys of every layer by `angles`, which are the same in all of them. Each kind uses one of the two chances and leaves
+the other as it is.
 
 Dimensions: B batch, T tokens, H heads, C = n_embd, D = head width. Positions are [T], or
 [B, T] where the sequences of a batch begin at different tokens.
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from headwise.model.config import GPTConfig
 
+Angles = tuple[Tensor, Tensor]  # cosines and sines, [(B,) 1, T, D/2] each
+
 
 class NoPosition(nn.Module):
     """No position at all: the causal mask alone tells the order (Haviv et al. 2022)."""
@@ -27,8 +30,12 @@ class NoPosition(nn.Module):
         """Embeddings x [B, T, C] with their positions [T] or [B, T] added."""
         return x
 
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Queries or keys x [B, H, T, D] turned by their positions [T] or [B, T]."""
+    def angles(self, positions: Tensor) -> Angles | None:
+        """What `rotate` turns by at positions [T] or [B, T]."""
+        return None
+
+    def rotate(self, x: Tensor, angles: Angles | None) -> Tensor:
+        """Queries or keys x [B, H, T, D] turned by their positions' angles."""
         return x
 
 
@@ -75,8 +82,12 @@ class RotaryPosition(NoPosition):
         self.register_buffer("cos", angle.cos().float(), persistent=False)
         self.register_buffer("sin", angle.sin().float(), persistent=False)
 
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        cos, sin = (table[positions].to(x.dtype).unsqueeze(-3) for table in (self.cos, self.sin))  # [(B,) 1, T, D/2]
+    def angles(self, positions: Tensor) -> Angles:
+        return self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3)
+
+    def rotate(self, x: Tensor, angles: Angles | None) -> Tensor:
+        assert angles is not None
+        cos, sin = angles[0].to(x.dtype), angles[1].to(x.dtype)
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
