@@ -21,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from headwise.cli import fail
 from headwise.config import TrainConfig, dotted_keys
@@ -83,6 +84,8 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
             if error.filename is None:  # not about a path that the user gave
                 raise
             fail(f"{error.filename}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths")
+        except OmegaConfBaseException as error:  # of a value: a ${...} that names nothing
+            fail(f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$")
         except KeyboardInterrupt:
             sys.exit(130)
         finally:

@@ -599,6 +599,25 @@ def test_start_is_where_the_page_starts_and_the_hash_wins(visit, seen):
     assert state(visit(text, "#step=110&query=3"))["now"] | {"j": 0} == {"p": 1, "s": 2, "l": 1, "h": 2, "i": 3, "j": 0}
 
 
+def test_a_page_at_the_newest_step_goes_to_newer_ones_when_it_is_reloaded(visit, text, seen, tmp_path):
+    older = {name: passes[:2] for name, passes in seen.items()}
+    page = visit(render(view_of(older, steps=STEPS[:2])))
+    until(page, "location.hash.includes('layer=')")
+    assert state(page)["step"] == 1
+    (tmp_path / "view.html").write_text(text, encoding="utf-8")
+    page.reload()
+    page.evaluate("headwise.ready")
+    assert state(page)["step"] == 2
+
+
+def test_a_page_without_width_draws_without_error(visit, text):
+    page = visit(text)
+    page.evaluate("document.getElementById('mapbox').style.width = '0px'")
+    page.evaluate("dispatchEvent(new Event('resize'))")
+    page.evaluate("new Promise(done => setTimeout(done, 300))")
+    assert page.evaluate("document.getElementById('mapbox').clientWidth") == 0
+
+
 def test_the_hash_can_change_under_the_page(page):
     page.evaluate("location.hash = '#layer=0&head=2&query=3&key=1'")
     until(page, "headwise.state.query === 3")

@@ -82,6 +82,8 @@ def test_the_script_writes_the_page_and_the_sheet_of_a_trained_run(trained, tmp_
     [
         ([], "nothing to write: give --output OUT.html or --png OUT.png"),
         (["--output", "."], "--output=. is a folder; give a file's name"),
+        (["--output", "lions.png"], "--output=lions.png must end in .html"),
+        (["--png", "lions.html"], "--png=lions.html must end in .png"),
         (["--output", "a.html", "--checkpoint", "nowhere.ckpt"], "checkpoint=nowhere.ckpt does not exist"),
     ],
 )

@@ -107,7 +107,7 @@ def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, 
             draw.rectangle((x - 1, y - 1, x + side, y + side), outline=FRAME)
             badges = [f"{caption[metric]}{score[layer, head]:.2f}" for metric, score in scores.items()]
             draw.text((x, y - 5), f"{layer}.{head}", 0, font(12), anchor="ls")
-            draw.text((x + 36, y - 5), "  ".join(badges), GREY, font(11), anchor="ls")
+            draw.text((x + 36 + 7 * (len(f"{layer}{head}") - 2), y - 5), "  ".join(badges), GREY, font(11), anchor="ls")
     for head in range(n_head):
         x = left + head * column
         sheet.paste(keys, (x, top + n_layer * row - GAP + 4))
@@ -176,6 +176,7 @@ def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> 
             draw.rectangle((x, y, x + width - 2, y + height - 2), fill=fill)
             ink = INK if sum(fill) > 380 else (255, 255, 255)
             text = f"{values[layer, head]:.3g}" if abs(values[layer, head]) >= 10 else f"{values[layer, head]:.2f}"
+            text = text.removeprefix("-") if float(text) == 0 else text
             draw.text((x + width / 2 - 1, y + height / 2), text, ink, font(12), anchor="mm")
     return picture
 
@@ -237,7 +238,7 @@ def film(
     grid.set_yticks(range(len(rows)), [f"{head // n_head}.{head % n_head}" for head in rows], fontsize=8)
     every = -(-n_steps // 14)
     grid.set_xticks(range(0, n_steps, every), [str(step) for step in steps[::every]], fontsize=8)
-    grid.set(xlabel="optimizer step", ylabel="layer.head")
+    grid.set(xlabel="optimizer step, look by look", ylabel="layer.head")
     figure.colorbar(image, cax=bar, ticks=[0, 0.1, 0.25, 0.5, 1], format="%g")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -35,7 +35,8 @@ def prompt_probe(name: str, ids: list[int], tokenizer: Tokenizer, block_size: in
     """A prompt as far as it can be shown. Raises UserError where there is nothing to attend to."""
     shown = min(SHOWN, block_size)
     where = f"callbacks.attention.prompts: {name} ({tokenizer.decode(ids)!r})"
-    require(min(len(ids), shown) >= 2, f"{where} is too short to attend in: give two tokens, and model.block_size=2")
+    require(len(ids) >= 2, f"{where} is too short to attend in: give two tokens at least")
+    require(shown >= 2, f"model.block_size={block_size} leaves nothing to attend to; give 2 at least")
     if len(ids) > shown:
         say(f"{name} is looked at up to its first {shown} of {len(ids)} tokens")
     return Probe(name, torch.tensor([ids[:shown]]))

@@ -204,9 +204,11 @@ class AttentionMaps(Clock):
         return step % self.every == 0 if step >= self.every else power_of_four
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.every is None:
+            return
         if trainer.is_global_zero:
             self.recorder.begin(trainer.global_step)
-        if self.every is not None and trainer.global_step == 0:
+        if trainer.global_step == 0:
             self.look(trainer, pl_module)
 
     def on_train_batch_end(

@@ -88,6 +88,8 @@ def train(composed: DictConfig) -> dict | None:
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
     resume_from = find_resume(config, folder) if first or config.resume else None
     saved = checkpoint.read(resume_from, "resume") if resume_from else None
+    if config.resume and not saved and first:
+        say(f"resume={config.resume}: there is no checkpoint in {folder} yet; starting anew")
     before = saved["headwise"]["about"]["config"] if saved else None
     start = adopt(config, resume_from or config.init_from) if config.init_from else None
     packed = packed_text(config, start)
