@@ -13,7 +13,7 @@ LIGHT = [  # found while the configuration is composed, before anything heavy is
     ("model.n_layer=abc", "model.n_layer=abc must be a whole number"),
     ("model.n_kv_head=1.5", "model.n_kv_head=1.5 must be a whole number or null"),
     ("seed=null", "seed=null must be a whole number"),
-    ("callbacks.attention.prompts=['a_${x}']", "prompts[0]: Interpolation key 'x' not found; a $ before a brace is"),
+    ("callbacks.attention.prompts=['a_${x}']", "callbacks.attention.prompts[0]: Interpolation key 'x' not found; a $"),
     ("callbacks.attention.prompts=hello", "callbacks.attention.prompts=hello must be a list such as '["),
     ("=3", "Config group override must be a string or a list"),
     ("run_dir=/proc/x/y", "run_dir: /proc/x"),
