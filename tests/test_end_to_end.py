@@ -514,6 +514,24 @@ def test_a_prompt_comes_from_a_file_or_from_standard_input(run):
         assert message in refused.stderr.splitlines()[-1]
 
 
+def test_evaluation_gives_the_loss_of_the_summary_and_of_any_other_text(run):
+    cwd, folder, _ = run
+    summary = json.loads((folder / "summary.json").read_text())
+    told = json.loads(script_here("evaluate", "--checkpoint", folder, "--json", cwd=cwd).stdout)
+    assert told["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
+    assert told["bits_per_byte"] == pytest.approx(summary["val_bits_per_byte"], abs=1e-5)
+    (cwd / "other.txt").write_text("import this\n" * 30)
+    plain = script_here("evaluate", "--checkpoint", folder, "--data", "other.txt", cwd=cwd).stdout
+    assert plain.splitlines()[-1] == "tokens         360"
+    for wrong, message in (
+        (["--data", "absent.txt"], "--data=absent.txt names no file"),
+        (["--data", "other.txt", "--split", "val"], "--split val is a part of the training's text"),
+    ):
+        refused = script_here("evaluate", "--checkpoint", folder, *wrong, cwd=cwd, ok=False)
+        assert refused.returncode == 2
+        assert message in refused.stderr.splitlines()[-1]
+
+
 def test_unknown_characters_are_replaced_where_that_is_asked_for(run):
     cwd, folder, _ = run
     flags = ["--checkpoint", folder, "--max-new-tokens", 5]

@@ -1,13 +1,17 @@
 """Evaluation: the mean over every token, each predicted once."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from headwise.data.datamodule import ValBatches
-from headwise.evaluation import mean_loss
+from headwise.errors import UserError
+from headwise.evaluation import mean_loss, measure
 from headwise.model.gpt import next_token_loss
-from tests.small import small_model
+from headwise.tokenizer import train_tokenizer
+from tests.small import small_model, small_tokenizer
 
 
 def test_the_mean_is_over_tokens_and_the_same_on_any_number_of_devices():
@@ -22,3 +26,23 @@ def test_the_mean_is_over_tokens_and_the_same_on_any_number_of_devices():
         seen.extend(int((targets >= 0).sum()) for _, targets in batches)
     assert sum(seen) == 1008
     assert len(seen) == 3 * len(batches)  # every device as many batches, an empty one where none is left
+
+
+def test_a_uniform_model_has_the_bits_of_its_vocabulary_whatever_the_tokens_are():
+    text = "The kids were scared of the lions, é. " * 7
+    for kind in ("char", "bpe"):
+        tokenizer = train_tokenizer(kind, text, 300)
+        model = small_model(vocab_size=tokenizer.vocab_size)
+        model.head.weight.data.zero_()
+        measured = measure(model, tokenizer, text)
+        tokens = len(tokenizer.encode(text))
+        assert measured["tokens"] == tokens
+        assert measured["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
+        bits = math.log2(tokenizer.vocab_size) * tokens / len(text.encode())
+        assert measured["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_a_text_of_one_token_is_refused():
+    tokenizer = small_tokenizer()
+    with pytest.raises(UserError, match="the text is 1 token long"):
+        measure(small_model(vocab_size=tokenizer.vocab_size), tokenizer, "T")

@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from headwise import checkpoint
 from headwise.data.datamodule import ValBatches
 from headwise.data.packing import Packed
-from headwise.model.gpt import IGNORE, next_token_loss
+from headwise.errors import require
+from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.tokenizer import Tokenizer
 
 
 @torch.no_grad()
@@ -33,3 +36,13 @@ def whole_split(file: Path, packed: Packed, device: str = "cpu") -> dict:
     model = checkpoint.load(file, device).model
     loss = mean_loss(model, ValBatches(packed.tokens("val"), model.config.block_size, packed.tokenizer.vocab_size))
     return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / packed.bytes_per_token("val")}
+
+
+def measure(model: GPT, tokenizer: Tokenizer, text: str, what: str = "the text") -> dict[str, float]:
+    """What a model makes of a text: loss (nats per token), perplexity, bits_per_byte, tokens. Every token but the first
+    is predicted, from those before it in its window of block_size. `what` names the text where it is wrong."""
+    ids = np.fromiter((i for piece in tokenizer.encode_pieces(text, what) for i in piece), dtype=np.int64)
+    require(len(ids) >= 2, f"{what} is {len(ids)} token long, and the first is not predicted; give two at least")
+    loss = mean_loss(model, ValBatches(ids, model.config.block_size, model.config.vocab_size))
+    bits = loss / math.log(2) * len(ids) / len(text.encode("utf-8"))
+    return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits, "tokens": len(ids)}

@@ -1,0 +1,50 @@
+"""How well a trained model predicts a text: python scripts/evaluate.py --data my.txt; --help lists every flag."""
+
+import argparse
+import json
+
+from headwise.cli import Parser, run, say
+
+
+def parser() -> Parser:
+    """The flags; what they mean is for headwise.evaluation to check."""
+    flags = Parser(description="Loss, perplexity and bits per byte of a trained model, over every token of a text.")
+    flags.add_checkpoint()
+    add = flags.add_argument
+    add("--data", metavar="PATH", help="a .txt file, a folder of them, or a glob; default: the text of the training")
+    add("--split", choices=["train", "val"], help="which part of the training's text; default: val")
+    add("--json", action="store_true", help="print one object")
+    return flags
+
+
+def main(flags: argparse.Namespace) -> None:
+    from headwise.data.text import files, read_text
+    from headwise.errors import require
+    from headwise.evaluation import measure
+    from headwise.hf import open_model
+
+    require(
+        not (flags.data and flags.split), f"--split {flags.split} is a part of the training's text; leave out --data"
+    )
+    checkpoint = open_model(flags.checkpoint)
+    say(str(checkpoint.path))
+    trained = checkpoint.about.get("config", {}).get("data")
+    require(bool(flags.data or trained), f"{checkpoint.path} does not say what it was trained on; give --data PATH")
+    if flags.data:
+        text, what = files(flags.data, "--data"), f"--data {flags.data}"
+    else:
+        both = read_text(trained["source"], trained["path"], trained["val_path"], trained["val_fraction"])
+        text, what = (both.train if flags.split == "train" else both.val), "the text of the training"
+    say(f"reading {len(text):,} characters")
+    measured = measure(checkpoint.model, checkpoint.tokenizer, text, what) | {"checkpoint": str(checkpoint.path)}
+    if flags.json:
+        print(json.dumps(measured, indent=2))
+        return
+    print(f"loss           {measured['loss']:.4f} nats per token")
+    print(f"perplexity     {measured['perplexity']:.4f}")
+    print(f"bits per byte  {measured['bits_per_byte']:.4f}")
+    print(f"tokens         {measured['tokens']:,}")
+
+
+if __name__ == "__main__":
+    run(main, parser())
