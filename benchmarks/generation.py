@@ -15,7 +15,6 @@ import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 import transformers
 from hardware import processor
+from step import seconds
 from transformers import AutoModelForCausalLM
 
 from headwise.checkpoint import Checkpoint
@@ -43,11 +43,7 @@ SAMPLING = Sampling(temperature=0.8, top_k=50)
 def bandwidth() -> float:
     """Bytes a second that a product of a matrix with a vector reads, at best."""
     matrix, vector = torch.ones(16384, 8192), torch.ones(8192)
-    best = float("inf")
-    for _ in range(8):
-        began = time.perf_counter()
-        torch.mv(matrix, vector)
-        best = min(best, time.perf_counter() - began)
+    best = min(seconds(lambda: torch.mv(matrix, vector), 1) for _ in range(8))
     return matrix.numel() * matrix.element_size() / best
 
 
@@ -95,13 +91,6 @@ def nanogpt(path: Path, model: GPT, prompt: list[int], new: int, batch: int) -> 
     return run
 
 
-def seconds(run: Callable[[], None]) -> float:
-    """How long it takes."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
 def compare(name: str, batch: int, rounds: int, checkout: Path | None) -> None:
     """Print the tokens a second of each, and ours as a multiple."""
     n_layer, n_head, n_embd, block_size, vocab_size, length, new = SHAPES[name]
@@ -117,7 +106,7 @@ def compare(name: str, batch: int, rounds: int, checkout: Path | None) -> None:
         run()
     for _ in range(rounds):
         for kind, run in runs.items():
-            speeds[kind].append(batch * new / seconds(run))
+            speeds[kind].append(batch * new / seconds(run, 1))
         if name == "gpt2":
             read = model.n_parameters() - block_size * n_embd  # of the table of positions, one row
             bounds.append(bandwidth() / (4 * read))

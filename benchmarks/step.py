@@ -89,7 +89,7 @@ def stepper(model: nn.Module, ids: Tensor) -> Callable[[], float]:
     return step
 
 
-def seconds(step: Callable[[], float], times: int) -> float:
+def seconds(step: Callable[[], object], times: int) -> float:
     """Seconds for each of several steps."""
     start = time.perf_counter()
     for _ in range(times):

@@ -25,10 +25,9 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.inspection.viewer import render
 
     require(bool(flags.output or flags.png), "nothing to write: give --output OUT.html or --png OUT.png")
-    for flag, place in (("--output", flags.output), ("--png", flags.png)):
+    for flag, place, endings in (("--output", flags.output, (".html", ".htm")), ("--png", flags.png, (".png",))):
         require(not place or not Path(place).is_dir(), f"{flag}={place} is a folder; give a file's name")
-        ending = {"--output": (".html", ".htm"), "--png": (".png",)}[flag]
-        require(not place or Path(place).suffix.lower() in ending, f"{flag}={place} must end in {ending[0]}")
+        require(not place or Path(place).suffix.lower() in endings, f"{flag}={place} must end in {endings[0]}")
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
     view = view_of(checkpoint, flags.prompt, "--prompt")

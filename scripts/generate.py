@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 from headwise.cli import Parser, run, say
 
@@ -88,13 +87,11 @@ def main(flags: argparse.Namespace) -> None:
 
 def read(file: str) -> str:
     """The text of a file, or of standard input."""
-    from headwise.errors import UserError
+    from headwise.data.text import decoded
+    from headwise.files import path_of
 
-    raw = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--prompt-file {file} is not UTF-8 at byte {error.start}; convert it first") from error
+    raw = sys.stdin.buffer.read() if file == "-" else path_of(file, "--prompt-file").read_bytes()
+    return decoded(raw, f"--prompt-file {file}")
 
 
 if __name__ == "__main__":

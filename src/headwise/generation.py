@@ -22,7 +22,7 @@ from torch import Tensor
 from headwise.errors import require
 from headwise.model.cache import KVCache
 from headwise.model.gpt import GPT
-from headwise.tokenizer import Tokenizer
+from headwise.tokenizer import TextStream, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Writer:
 
     def __init__(self, tokenizer: Tokenizer, stop: list[str]):
         self.stop, self.end_of_text = stop, tokenizer.end_of_text
-        self.stream = tokenizer.text_stream()
+        self.stream = TextStream(tokenizer)
         self.held = ""  # may be the beginning of a stop string
         self.stopped = False
 

@@ -56,13 +56,9 @@ class Tokenizer:
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The text of `ids` as they come; a character of several bytes comes out once it is whole, or at the end as far
         as it came."""
-        stream = self.text_stream()
+        stream = TextStream(self)
         yield from filter(None, map(stream.push, ids))
         yield from filter(None, [stream.finish()])
-
-    def text_stream(self) -> TextStream:
-        """For tokens that come one at a time."""
-        return TextStream(self)
 
     def replace_unknown(self, text: str) -> str:
         """The text with a question mark, or else a space or nothing, for each character without a token."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headwise.data.repeats import repeats
-from headwise.errors import choose, require
+from headwise.errors import UserError, choose, require
 
 # Read in this order where a Python comes without its help topics: about as long, and in every Python from 3.11 on.
 FALLBACK_MODULES = """
@@ -73,12 +73,16 @@ def find_files(path: str, key: str) -> list[Path]:
 
 def read_utf8(file: Path) -> str:
     """The file's text with its line endings as they are. Raises UserError at the first byte that is not UTF-8."""
-    raw = file.read_bytes()
+    return decoded(file.read_bytes(), str(file))
+
+
+def decoded(raw: bytes, what: str) -> str:
+    """UTF-8 as text. Raises UserError at the first byte that is none; `what` names where it came from."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        require(False, f"{file} is not UTF-8 at byte {error.start}; convert it, for example with iconv")
-        raise
+        message = f"{what} is not UTF-8 at byte {error.start}; convert it, for example with iconv"
+        raise UserError(message) from error
 
 
 SOURCES: dict[str, Callable[[str | None], str]] = {"python_docs": python_docs, "files": files, "repeats": repeats}
