@@ -39,7 +39,7 @@ from omegaconf import DictConfig
 from step import seconds
 
 from headwise.config import OptimizerConfig, TrainConfig
-from headwise.data.datamodule import ValBatches
+from headwise.data.batches import ValBatches
 from headwise.data.packing import Packed
 from headwise.data.sampler import window_starts, windows_at
 from headwise.evaluation import mean_loss

@@ -1,7 +1,6 @@
 """See what every head looks at: python scripts/attention.py --prompt "..." --output OUT.html (--help: every flag)."""
 
 import argparse
-from pathlib import Path
 
 from headwise.cli import Parser, run, say
 
@@ -19,25 +18,24 @@ def parser() -> Parser:
 
 def main(flags: argparse.Namespace) -> None:
     from headwise.errors import require
-    from headwise.files import path_of, whole, write_text
+    from headwise.files import output_path, whole, write_text
     from headwise.hf import open_model
-    from headwise.inspection.look import sheet_of, view_of
+    from headwise.inspection.look import reading_of, sheet_of, view_of
     from headwise.inspection.viewer import render
 
     require(bool(flags.output or flags.png), "nothing to write: give --output OUT.html or --png OUT.png")
-    for flag, place, endings in (("--output", flags.output, (".html", ".htm")), ("--png", flags.png, (".png",))):
-        require(not place or not Path(place).is_dir(), f"{flag}={place} is a folder; give a file's name")
-        require(not place or Path(place).suffix.lower() in endings, f"{flag}={place} must end in {endings[0]}")
+    page = output_path(flags.output, "--output", ".html", ".htm") if flags.output else None
+    sheet = output_path(flags.png, "--png", ".png") if flags.png else None
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
-    view = view_of(checkpoint, flags.prompt, "--prompt")
-    if flags.output:
-        write_text(path_of(flags.output, "--output"), render(view))
-        print(flags.output)
-    if flags.png:
-        with whole(path_of(flags.png, "--png")) as temporary:
+    view = view_of(checkpoint, [reading_of(checkpoint, flags.prompt, "--prompt")])
+    if page:
+        write_text(page, render(view))
+        print(page)
+    if sheet:
+        with whole(sheet) as temporary:
             sheet_of(view).save(temporary, format="PNG")
-        print(flags.png)
+        print(sheet)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ def parser() -> Parser:
     """The flags; what they mean is for headwise.evaluation to check."""
     flags = Parser(description="Loss, perplexity and bits per byte of a trained model, over every token of a text.")
     flags.add_checkpoint()
+    flags.add_precision()
     add = flags.add_argument
     add("--data", metavar="PATH", help="a .txt file, a folder of them, or a glob; default: the text of the training")
     add("--split", choices=["train", "val"], help="which part of the training's text; default: val")
@@ -22,6 +23,7 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.errors import require
     from headwise.evaluation import measure
     from headwise.hf import open_model
+    from headwise.inference import for_inference
 
     require(
         not (flags.data and flags.split), f"--split {flags.split} is a part of the training's text; leave out --data"
@@ -36,7 +38,8 @@ def main(flags: argparse.Namespace) -> None:
         both = read_text(trained["source"], trained["path"], trained["val_path"], trained["val_fraction"])
         text, what = (both.train if flags.split == "train" else both.val), "the text of the training"
     say(f"reading {len(text):,} characters")
-    measured = measure(checkpoint.model, checkpoint.tokenizer, text, what) | {"checkpoint": str(checkpoint.path)}
+    model = for_inference(checkpoint.model, flags.precision)
+    measured = measure(model, checkpoint.tokenizer, text, what) | {"checkpoint": str(checkpoint.path)}
     if flags.json:
         print(json.dumps(measured, indent=2))
         return

@@ -5,8 +5,16 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from headwise.cli import Parser, run, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from headwise.checkpoint import Checkpoint
+    from headwise.generation import Sample
+    from headwise.tokenizer import Tokenizer
 
 
 def parser() -> Parser:
@@ -16,6 +24,7 @@ def parser() -> Parser:
     add("--prompt", nargs="+", default=[], metavar="TEXT", help="the text to continue, or several, each by itself")
     add("--prompt-file", metavar="FILE", help="a file with the text to continue; -: standard input")
     flags.add_checkpoint()
+    flags.add_precision()
     add("--max-new-tokens", type=int, default=300, metavar="N", help="default: %(default)s")
     add("--temperature", type=float, default=0.8, metavar="F", help="0: always the likeliest; default: %(default)s")
     add("--greedy", action="store_true", help="always the likeliest token")
@@ -24,74 +33,108 @@ def parser() -> Parser:
     add("--min-p", type=float, metavar="F", help="only from those at least F times as likely as the likeliest")
     add("--repetition-penalty", type=float, default=1.0, metavar="F", help="above 1: less of what is there already")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text; default: %(default)s")
-    add(
-        "--num-samples",
-        type=int,
-        default=1,
-        metavar="N",
-        help="continuations of each prompt, with seeds SEED, SEED+1, ...",
-    )
+    several = "continuations of each prompt, with seeds SEED, SEED+1, ..."
+    add("--num-samples", type=int, default=1, metavar="N", help=several)
     add("--stop", nargs="+", default=[], metavar="TEXT", help="end before any of these texts")
     add("--replace-unknown", action="store_true", help="put a question mark for characters the tokenizer does not know")
     add("--json", action="store_true", help="print one object with texts, tokens, log-probabilities, seeds and speed")
+    add("--attention", metavar="OUT.html", help="write the page of what every token of the text looked at")
+    add("--interactive", action="store_true", help="read lines and continue each, with all that came before in view")
     return flags
 
 
 def main(flags: argparse.Namespace) -> None:
     from headwise.errors import require
+    from headwise.files import output_path
     from headwise.generation import Sampling, complete
     from headwise.hf import open_model
+    from headwise.inference import for_inference
+    from headwise.session import Session, talk
 
-    require(bool(flags.prompt) != bool(flags.prompt_file), "give --prompt TEXT or --prompt-file FILE, one of them")
-    require(flags.num_samples >= 1, f"--num-samples {flags.num_samples} must be at least 1")
     sampling = Sampling(
         flags.repetition_penalty, 0.0 if flags.greedy else flags.temperature, flags.top_k, flags.top_p, flags.min_p
     )
     sampling.check()
-    prompts = flags.prompt or [read(flags.prompt_file)]
+    page = output_path(flags.attention, "--attention", ".html", ".htm") if flags.attention else None
+    require(flags.num_samples >= 1, f"--num-samples {flags.num_samples} must be at least 1")
+    if flags.interactive:
+        alone = not (flags.json or page or flags.prompt_file == "-" or flags.num_samples * len(flags.prompt) > 1)
+        require(alone, "--interactive goes on with one text: no --json, --attention, --prompt-file -, several samples")
+    else:
+        require(bool(flags.prompt) != bool(flags.prompt_file), "give --prompt TEXT or --prompt-file FILE, one of them")
     checkpoint = open_model(flags.checkpoint)
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
     say(str(checkpoint.path))
-    if flags.replace_unknown:
-        prompts = [tokenizer.replace_unknown(prompt) for prompt in prompts]
-    for prompt in prompts:
-        tokenizer.check(prompt, f"--prompt-file {flags.prompt_file}" if flags.prompt_file else "--prompt")
+    tokenizer = checkpoint.tokenizer
+    prompts = prompts_of(flags, tokenizer)
+    model = for_inference(checkpoint.model, flags.precision)
+    if flags.interactive:
+        session = Session(model, tokenizer, sampling, flags.seed, flags.max_new_tokens, flags.stop)
+        talk(session, prompts, flags.replace_unknown)
+        return
     seeds = list(range(flags.seed, flags.seed + flags.num_samples))
-    alone = len(prompts) * len(seeds) == 1 and not flags.json
-    began = time.perf_counter()
-    first: list[float] = []
+    streamed = len(prompts) * len(seeds) == 1 and not flags.json
+    began, first = time.perf_counter(), 0.0
 
     def heard(_: int, text: str) -> None:
-        first.append(time.perf_counter() - began)
-        if alone:
-            print((prompts[0] if len(first) == 1 else "") + text, end="", flush=True)
+        nonlocal first
+        first = first or time.perf_counter() - began
+        if streamed:
+            print(text, end="", flush=True)
 
+    if streamed:
+        print(prompts[0], end="", flush=True)
     samples = complete(model, tokenizer, prompts, flags.max_new_tokens, sampling, seeds, flags.stop, heard)
     seconds, count = time.perf_counter() - began, sum(len(sample.tokens) for sample in samples)
-    if flags.json:
+    if streamed:
+        print()
+    elif flags.json:
         about = {
             "prompt": prompts[0] if len(prompts) == 1 else prompts,
             "samples": [asdict(sample) for sample in samples],
             "tokens_per_second": count / seconds,
-            "first_token_seconds": first[0] if first else None,
+            "first_token_seconds": first or None,
             "checkpoint": str(checkpoint.path),
         }
         print(json.dumps(about, indent=2))
-    elif alone:
-        print("" if first else prompts[0])
     else:
         for number, sample in enumerate(samples):
             print(f"==== prompt {number // len(seeds) + 1}, seed {sample.seed}\n{sample.prompt}{sample.text}\n")
     say(f"{count} tokens in {seconds:.2f} s, {count / seconds:,.0f} a second")
+    if page:
+        write_page(page, checkpoint, samples)
 
 
-def read(file: str) -> str:
-    """The text of a file, or of standard input."""
+def prompts_of(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]:
+    """What is to be continued, checked."""
     from headwise.data.text import decoded
     from headwise.files import path_of
 
-    raw = sys.stdin.buffer.read() if file == "-" else path_of(file, "--prompt-file").read_bytes()
-    return decoded(raw, f"--prompt-file {file}")
+    prompts, what = flags.prompt, "--prompt"
+    if flags.prompt_file:
+        file, what = flags.prompt_file, f"--prompt-file {flags.prompt_file}"
+        raw = sys.stdin.buffer.read() if file == "-" else path_of(file, "--prompt-file").read_bytes()
+        prompts = [decoded(raw, what)]
+    if flags.replace_unknown:
+        prompts = [tokenizer.replace_unknown(prompt) for prompt in prompts]
+    for prompt in prompts:
+        tokenizer.check(prompt, what)
+    return prompts
+
+
+def write_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]") -> None:
+    """The page of the texts just generated."""
+    from headwise.files import write_text
+    from headwise.inspection.look import Reading, view_of
+    from headwise.inspection.viewer import render
+
+    encode, readings = checkpoint.tokenizer.encode, []
+    for number, sample in enumerate(samples):
+        before = encode(sample.prompt)
+        name = "the text" if len(samples) == 1 else f"text {number + 1}, seed {sample.seed}"
+        readings.append(Reading(name, before + sample.tokens, len(before)))
+    say("looking at what every token looked at")
+    write_text(page, render(view_of(checkpoint, readings, start={"query": readings[0].new})))
+    say(str(page))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOMS = """
-errors cli files model tokenizer checkpoint hf data generation evaluation inspection config training launch scripts
+errors cli files model tokenizer checkpoint hf data writer inference generation session evaluation inspection config
+training launch scripts
 """.split()  # noqa: SIM905
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src/headwise").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])
@@ -50,6 +51,7 @@ def test_imports_point_downward(file):
     [
         ("headwise.launch", "torch"),
         ("headwise.checkpoint", "lightning"),
+        ("headwise.evaluation", "lightning"),
         ("headwise.generation", "hydra"),
         ("headwise.generation", "matplotlib"),
     ],

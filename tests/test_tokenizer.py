@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from headwise.errors import UserError
-from headwise.tokenizer import BYTES, PIECE, Tokenizer, pieces, train_tokenizer
+from headwise.tokenizer import BYTES, PIECE, TextStream, Tokenizer, pieces, train_tokenizer
 
 TEXT = "The kids were scared of the lions,\r\n\tso they left right away. 🦁 naïve 日本\n" * 7
 
@@ -51,8 +51,11 @@ def test_stream_holds_a_character_back_until_all_its_bytes_are_there():
     tokenizer = train_tokenizer("bpe", "plain", vocab_size=256)
     ids = tokenizer.encode("a🦁b")
     assert len(ids) == 6
-    assert list(tokenizer.stream(ids)) == ["a", "🦁", "b"]
-    assert "".join(train_tokenizer("char", TEXT).stream(train_tokenizer("char", TEXT).encode(TEXT))) == TEXT
+    stream = TextStream(tokenizer)
+    assert [stream.push(i) for i in ids] == ["a", "", "", "", "🦁", "b"]
+    assert stream.finish() == ""
+    stream = TextStream(train_tokenizer("char", TEXT))
+    assert "".join(map(stream.push, train_tokenizer("char", TEXT).encode(TEXT))) == TEXT
 
 
 def test_labels_show_white_space_and_partial_characters():
@@ -82,4 +85,6 @@ def test_pieces_join_to_the_text_and_end_at_lines():
 def test_a_stream_that_ends_inside_a_character_says_what_came():
     tokenizer = train_tokenizer("bpe", "abc", 256)
     ids = tokenizer.encode("a\u00e9")[:-1]  # the first of two bytes
-    assert "".join(tokenizer.stream(ids)) == tokenizer.decode(ids) == "a\ufffd"
+    stream = TextStream(tokenizer)
+    assert [*map(stream.push, ids), stream.finish()] == ["a", "", "\ufffd"]
+    assert tokenizer.decode(ids) == "a\ufffd"

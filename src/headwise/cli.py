@@ -25,6 +25,13 @@ class Parser(argparse.ArgumentParser):
         where = "a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best"
         self.add_argument("--checkpoint", metavar="PATH", help=where)
 
+    def add_precision(self) -> None:
+        """--precision, as the scripts have it that run a model and do not train it (headwise.inference)."""
+        what = (
+            "float32, or bfloat16: weights of half the size, quicker in a large model, less exact; default: %(default)s"
+        )
+        self.add_argument("--precision", default="float32", metavar="NAME", help=what)
+
 
 def say(line: str) -> None:
     """Something a person may want to know, on standard error."""

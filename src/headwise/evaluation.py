@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise import checkpoint
-from headwise.data.datamodule import ValBatches
+from headwise.data.batches import ValBatches
 from headwise.data.packing import Packed
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss

@@ -21,6 +21,14 @@ def path_of(text: str, key: str) -> Path:
         raise UserError(f"{key}={text}: {error}") from error
 
 
+def output_path(text: str, key: str, *endings: str) -> Path:
+    """A file to be written, whose name ends in one of `endings`; checked before there is anything to write."""
+    path = path_of(text, key)
+    require(not path.is_dir(), f"{key}={text} is a folder; give a file's name")
+    require(path.suffix.lower() in endings, f"{key}={text} must end in {endings[0]}")
+    return path
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name to write to, which becomes `path` when the block ends well and vanishes when not."""

@@ -22,7 +22,10 @@ from torch import Tensor
 from headwise.errors import require
 from headwise.model.cache import KVCache
 from headwise.model.gpt import GPT
-from headwise.tokenizer import TextStream, Tokenizer
+from headwise.tokenizer import Tokenizer
+from headwise.writer import Writer
+
+Heard = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,52 @@ def window_start(length: int, block_size: int) -> int:
     return max(0, -(-(length - block_size) // half)) * half
 
 
-def prefill(model: GPT, texts: list[list[int]], room: int) -> tuple[Tensor, KVCache, Tensor | None]:
-    """Read the texts, as far as each is seen, in one go. Logits [B, V] after the last token of each, the cache with
-    space for `room` more tokens if the model can see them, and the padding before the shorter ones (None: none)."""
-    block_size, device = model.config.block_size, model.embedding.weight.device
-    seen = [text[window_start(len(text), block_size) :] for text in texts]
-    longest = max(map(len, seen))
-    missing = [longest - len(ids) for ids in seen]
-    padding = torch.tensor(missing, device=device) if any(missing) else None
-    ids = torch.tensor([[0] * gap + ids for gap, ids in zip(missing, seen, strict=True)], device=device)
-    cache = KVCache(model.config, len(texts), min(longest + room, block_size))
-    return model.last_logits(ids, padding, cache), cache, padding
+class Context:
+    """Texts that grow, and what a model has computed for them so far, so that nothing is computed twice.
+
+    context = Context(model, texts, room=100)    # space for 100 more tokens, as far as the model can see them
+    logits = context.read()                      # [B, V] after the last token of each
+    context.add(ids)                             # [B, T] more for each
+    """
+
+    def __init__(self, model: GPT, texts: list[list[int]], room: int):
+        self.model, self.texts, self.room = model, [list(text) for text in texts], room
+        self.device = model.embedding.weight.device
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what was computed; the texts are read again."""
+        self.cache: KVCache | None = None
+        self.padding: Tensor | None = None  # [B], tokens before the shorter texts; None: there are none
+        self.unread: Tensor | None = None  # [B, T], tokens that the cache does not hold yet
+
+    def add(self, ids: Tensor) -> None:
+        """Let each text go on by its row of ids [B, T]."""
+        for text, new in zip(self.texts, ids.tolist(), strict=True):
+            text += new
+        self.unread = ids if self.unread is None else torch.cat((self.unread, ids), dim=1)
+
+    def read(self) -> Tensor:
+        """Logits [B, V] after the last token of each text. Reads what is unread, or, where that is more than the
+        model sees, everything from window_start on."""
+        if self.cache is None or self.unread is None or self.cache.length + self.unread.size(1) > self.cache.size:
+            self.begin()
+        assert self.unread is not None
+        with torch.inference_mode():
+            logits = self.model.last_logits(self.unread, self.padding, self.cache)
+        self.unread = None
+        return logits
+
+    def begin(self) -> None:
+        """Make an empty cache, and all that is seen of the texts unread."""
+        block_size = self.model.config.block_size
+        seen = [text[window_start(len(text), block_size) :] for text in self.texts]
+        longest = max(map(len, seen))
+        missing = [longest - len(ids) for ids in seen]
+        self.padding = torch.tensor(missing, device=self.device) if any(missing) else None
+        rows = [[0] * gap + ids for gap, ids in zip(missing, seen, strict=True)]
+        self.unread = torch.tensor(rows, device=self.device)
+        self.cache = KVCache(self.model.config, len(seen), min(longest + self.room, block_size))
 
 
 def generate(
@@ -132,41 +170,33 @@ def generate(
     """New tokens after the `texts`, one for each at a time: ids [B] and the logits [B, V] they were chosen from, before
     `sampling` changed them. Text b draws by seeds[b] alone.
 
-    The program's random state is neither used nor changed. The model should be in eval mode (see
-    headwise.model.gpt.eval_mode), or its dropout takes part. Raises UserError for wishes that cannot be met.
+    The program's random state is neither used nor changed. The model should be in eval mode, or its dropout takes part;
+    headwise.inference makes a quicker one of it. Raises UserError for wishes that cannot be met.
     """
     require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
     require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} must be at least 0")
     for seed in seeds:
         require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
     sampling.check()
-    return decode(model, [list(text) for text in texts], sampling, draws(seeds, max_new_tokens))
+    return decode(Context(model, texts, max_new_tokens), sampling, draws(seeds, max_new_tokens))
 
 
-def decode(model: GPT, texts: list[list[int]], sampling: Sampling, uniforms: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loop behind generate, with the numbers [N, B] to draw by: the texts are read, then each new token alone."""
-    device, left = model.embedding.weight.device, len(uniforms)
+def decode(context: Context, sampling: Sampling, uniforms: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loop behind generate, with the numbers [N, B] to draw by. The texts of the context grow."""
+    device, batch = context.device, len(context.texts)
     uniforms = uniforms.to(device) if device.type != "mps" else uniforms.float().to(device)
     present: Tensor | None = None
     if sampling.repetition_penalty != 1:
-        present = torch.zeros(len(texts), model.config.vocab_size, dtype=torch.bool, device=device)
-        for row, text in enumerate(texts):
+        present = torch.zeros(batch, context.model.config.vocab_size, dtype=torch.bool, device=device)
+        for row, text in enumerate(context.texts):
             present[row, text] = True
-    cache: KVCache | None = None
-    padding: Tensor | None = None
-    ids = torch.empty(0)
     for uniform in uniforms:
+        logits = context.read()
         with torch.inference_mode():
-            if cache is None or cache.length == cache.size:
-                logits, cache, padding = prefill(model, texts, left)
-            else:
-                logits = model.last_logits(ids[:, None], padding, cache)
             ids = sample(logits, sampling, uniform, present)
             if present is not None:
-                present[torch.arange(len(texts), device=device), ids] = True
-        for text, new in zip(texts, ids.tolist(), strict=True):
-            text.append(new)
-        left -= 1
+                present[torch.arange(batch, device=device), ids] = True
+            context.add(ids[:, None])
         yield ids, logits
 
 
@@ -189,21 +219,33 @@ def complete(
     sampling: Sampling,
     seeds: list[int],
     stop: list[str],
-    heard: Callable[[int, str], None] = lambda sample, text: None,
+    heard: Heard = lambda sample, text: None,
 ) -> list[Sample]:
     """Continue each prompt once for each seed, all in one batch, until a `stop` string, the end of the text or
-    max_new_tokens. heard(i, text) is told what sample i writes, as soon as it is certain."""
-    require(all(stop), "a stop string is empty; give at least one character")
+    max_new_tokens. heard(i, text) is told at each token what is certain by then of what sample i writes."""
     samples = [Sample(prompt, seed) for prompt in prompts for seed in seeds]
     texts = [tokenizer.encode(sample.prompt, "the prompt") for sample in samples]
+    steps = generate(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
+    write(samples, steps, tokenizer, stop, heard)
+    return samples
+
+
+def write(
+    samples: list[Sample],
+    steps: Iterator[tuple[Tensor, Tensor]],
+    tokenizer: Tokenizer,
+    stop: list[str],
+    heard: Heard = lambda sample, text: None,
+) -> None:
+    """Put what the steps of generate or decode give into the samples, until all of them have stopped."""
+    require(all(stop), "a stop string is empty; give at least one character")
     writers = [Writer(tokenizer, stop) for _ in samples]
 
     def tell(i: int, text: str) -> None:
         samples[i].text += text
-        if text:
-            heard(i, text)
+        heard(i, text)
 
-    for ids, logits in generate(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples]):
+    for ids, logits in steps:
         chosen = logits.float().log_softmax(dim=-1).gather(-1, ids[:, None]).squeeze(-1).tolist()
         for i, (token, logprob) in enumerate(zip(ids.tolist(), chosen, strict=True)):
             if not writers[i].stopped:
@@ -214,53 +256,3 @@ def complete(
             break
     for i, writer in enumerate(writers):
         tell(i, writer.finish())
-    return samples
-
-
-class Writer:
-    """The text of one sample as its tokens come: whole characters only, and none that a stop string may yet begin with.
-
-    writer = Writer(tokenizer, stop=["\\n\\n"])
-    text = writer.push(token)          # what is certain by now, perhaps nothing
-    text = writer.finish()             # the rest, if nothing stopped it
-    """
-
-    def __init__(self, tokenizer: Tokenizer, stop: list[str]):
-        self.stop, self.end_of_text = stop, tokenizer.end_of_text
-        self.stream = TextStream(tokenizer)
-        self.held = ""  # may be the beginning of a stop string
-        self.stopped = False
-
-    def push(self, token: int) -> str:
-        """What the token adds."""
-        if token == self.end_of_text:
-            return self.end()
-        self.held += self.stream.push(token)
-        return self.release()
-
-    def finish(self) -> str:
-        """What is left when no more tokens come."""
-        return "" if self.stopped else self.end()
-
-    def end(self) -> str:
-        """The rest, up to a stop string in it."""
-        self.held += self.stream.finish()
-        text = self.release() + self.held
-        self.held, self.stopped = "", True
-        return text
-
-    def release(self) -> str:
-        """Take what is certain from what is held: up to the first stop string, or all but the beginning of one."""
-        found = [at for at in (self.held.find(stop) for stop in self.stop) if at >= 0]
-        if found:
-            text, self.held, self.stopped = self.held[: min(found)], "", True
-            return text
-        begun = max((overlap(self.held, stop) for stop in self.stop), default=0)
-        cut = len(self.held) - begun
-        text, self.held = self.held[:cut], self.held[cut:]
-        return text
-
-
-def overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` are the beginning of `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

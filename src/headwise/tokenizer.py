@@ -53,13 +53,6 @@ class Tokenizer:
         """The text of `ids`."""
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` as they come; a character of several bytes comes out once it is whole, or at the end as far
-        as it came."""
-        stream = TextStream(self)
-        yield from filter(None, map(stream.push, ids))
-        yield from filter(None, [stream.finish()])
-
     def replace_unknown(self, text: str) -> str:
         """The text with a question mark, or else a space or nothing, for each character without a token."""
         known = self.characters
@@ -68,13 +61,19 @@ class Tokenizer:
         instead = next((c for c in "? " if c in known), "")
         return "".join(c if c in known else instead for c in text)
 
+    def unknown(self, text: str) -> list[str]:
+        """The characters of the text that this tokenizer has no token for, in the order in which they come."""
+        halves = SURROGATES.findall(text)  # what Python makes of bytes that are not UTF-8
+        found = set(halves) if self.characters is None else set(text) - self.characters
+        return sorted(found, key=text.index)
+
     def check(self, text: str, what: str = "the text") -> None:
         """Raise UserError if the text holds characters this tokenizer has no token for."""
-        halves = set(SURROGATES.findall(text))  # what Python makes of bytes that are not UTF-8
-        unknown = halves if self.characters is None else set(text) - self.characters
+        unknown = self.unknown(text)
         if unknown:
-            listed = ", ".join(f"{c!r} at {text.index(c)}" for c in sorted(unknown, key=text.index)[:5])
+            listed = ", ".join(f"{c!r} at {text.index(c)}" for c in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            halves = any(map(SURROGATES.match, unknown))
             remedy = "give text in UTF-8" if halves else "use other characters, or tokenizer=bpe, which knows all"
             raise UserError(f"{what} holds characters the tokenizer has no token for: {listed}{more}; {remedy}")
 

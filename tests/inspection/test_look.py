@@ -10,7 +10,7 @@ from headwise.errors import UserError
 from headwise.inspection.capture import capture
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.heads import METRICS, induction, previous_token
-from headwise.inspection.look import look, sheet_of, view_of
+from headwise.inspection.look import look, reading_of, sheet_of, view_of
 from headwise.inspection.probes import ordinary_tokens, repeats_probe
 from headwise.inspection.recorder import see
 from headwise.inspection.viewer import companded
@@ -35,7 +35,7 @@ def checkpoint(tmp_path):
 
 
 def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
-    view = view_of(checkpoint, TEXT, start={"layer": 1})
+    view = view_of(checkpoint, [reading_of(checkpoint, TEXT)], start={"layer": 1})
     (prompt,) = view.prompts
     model, ids = checkpoint.model, torch.tensor([checkpoint.tokenizer.encode(TEXT)])
     with torch.no_grad(), capture(model) as maps:
@@ -59,7 +59,7 @@ def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
 )
 def test_a_text_that_cannot_be_shown_is_refused(checkpoint, text, message):
     with pytest.raises(UserError, match=message):
-        view_of(checkpoint, text)
+        reading_of(checkpoint, text)
 
 
 def test_a_notebook_shows_the_page_in_one_line(checkpoint, monkeypatch):

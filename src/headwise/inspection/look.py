@@ -8,6 +8,8 @@ Knows where models come from; recorder.py looks again and again while one is tra
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from PIL import Image
@@ -15,6 +17,7 @@ from PIL import Image
 from headwise.checkpoint import Checkpoint
 from headwise.cli import say
 from headwise.errors import require
+from headwise.generation import window_start
 from headwise.hf import open_model
 from headwise.inspection.capture import AttentionMap
 from headwise.inspection.effects import EFFECTS
@@ -25,31 +28,48 @@ from headwise.inspection.recorder import COLUMNS, Scores, kept, page_prompt, sco
 from headwise.inspection.viewer import Page, View, render
 
 
+@dataclass
+class Reading:
+    """A text to look at."""
+
+    name: str
+    ids: list[int]
+    new: int | None = None  # the model wrote the tokens from this one on; None: it wrote none of them
+
+
 def look(text: str, checkpoint: str | None = None) -> Page:
     """The page of a model's attention as it reads `text`. `checkpoint` is a run's folder, a .ckpt file, a Hugging Face
     folder or Hub name; None is the newest run."""
     model = open_model(checkpoint)
-    return render(view_of(model, text))
+    return render(view_of(model, [reading_of(model, text)]))
 
 
-def view_of(checkpoint: Checkpoint, text: str, what: str = "the text", start: dict | None = None) -> View:
-    """The contents of that page; `start` is what it shows first. `what` names the text where it is wrong."""
-    probe = text_probe(checkpoint, text, what)
-    seen, _ = see(checkpoint.model, probe.ids)
-    labels = [checkpoint.tokenizer.label(i) for i in probe.ids[0].tolist()]
-    step = int(checkpoint.about.get("step", 0))
-    scores = head_table(checkpoint, probe, seen)
-    prompt = page_prompt("text", labels, [kept(seen)], [scores], seen)
-    config = checkpoint.model.config
-    return View(str(checkpoint.path), [step], [prompt], config.kv_heads, config.attention, start=start or {})
-
-
-def text_probe(checkpoint: Checkpoint, text: str, what: str) -> Probe:
-    """The text as tokens. Raises UserError for one too short or too long for the model."""
+def reading_of(checkpoint: Checkpoint, text: str, what: str = "the text") -> Reading:
+    """A text as tokens; `what` names it where it is wrong. Raises UserError for one longer than the model sees."""
     ids, longest = checkpoint.tokenizer.encode(text, what), checkpoint.model.config.block_size
     require(len(ids) >= 2, f"{what} {text!r} is too short to attend in: give two tokens")
     require(len(ids) <= longest, f"{what} has {len(ids)} tokens, and the model sees {longest} at once; give fewer")
-    return Probe("text", torch.tensor([ids]))
+    return Reading("text", ids)
+
+
+def view_of(checkpoint: Checkpoint, readings: list[Reading], start: dict | None = None) -> View:
+    """The contents of that page; `start` is what it shows first. Of a text longer than the model sees, what it saw
+    last."""
+    tokenizer, config = checkpoint.tokenizer, checkpoint.model.config
+    prompts = []
+    for reading in readings:
+        left_out = window_start(len(reading.ids), config.block_size)
+        ids = reading.ids[left_out:]
+        if left_out:
+            say(f"{reading.name}: the page shows the last {len(ids)} of {len(reading.ids)} tokens, what the model sees")
+        probe = Probe(reading.name, torch.tensor([ids]))
+        seen, _ = see(checkpoint.model, probe.ids)
+        scores = head_table(checkpoint, probe, seen)
+        prompt = page_prompt(reading.name, [tokenizer.label(i) for i in ids], [kept(seen)], [scores], seen)
+        prompt.new = None if reading.new is None else max(0, reading.new - left_out)
+        prompts.append(prompt)
+    step = int(checkpoint.about.get("step", 0))
+    return View(str(checkpoint.path), [step], prompts, config.kv_heads, config.attention, start=start or {})
 
 
 def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:

@@ -52,6 +52,7 @@ class Prompt:
     value_norms: np.ndarray  # float32 [S, L, H, T]: |v_j W_O|; times the weights they are the value-weighted map
     scores: dict[str, np.ndarray]  # metric -> [S, L, H]; NaN where it does not apply
     vectors: dict[tuple[int, int], HeadVectors] = field(default_factory=dict)  # (layer, head) -> ..., the dearest first
+    new: int | None = None  # the model itself wrote the tokens from this one on
 
 
 @dataclass
@@ -196,6 +197,7 @@ def _packed(prompt: Prompt, steps: np.ndarray, heads: list[tuple[int, int]], blo
     return {
         "name": prompt.name,
         "labels": prompt.labels,
+        "new": prompt.new,
         "layers": patterns.shape[1],
         "heads": patterns.shape[2],
         "patterns": blobs.add(changes),

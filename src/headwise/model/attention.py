@@ -115,7 +115,7 @@ ATTENTIONS = {
 
 def fold(x: Tensor, n_head: int) -> Tensor:
     """[B, T, H*D] -> [B, H, T, D]: each head gets its own slice of the features."""
-    return x.unflatten(-1, (n_head, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], n_head, -1).transpose(1, 2)
 
 
 def unfold(z: Tensor) -> Tensor:
@@ -134,7 +134,8 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         kind = choose("model.attention", config.attention, ATTENTIONS)
         self.n_head, self.n_kv_head, width = config.n_head, config.kv_heads, config.head_width
-        self.sizes = [self.n_head * width, self.n_kv_head * width, self.n_kv_head * width]
+        self.heads = [self.n_head, self.n_kv_head, self.n_kv_head]  # of queries, keys and values
+        self.sizes = [count * width for count in self.heads]
         self.qkv = nn.Linear(config.n_embd, sum(self.sizes), bias=config.bias)  # W_Q, W_K, W_V side by side
         self.out = nn.Linear(self.n_head * width, config.n_embd, bias=config.bias)  # W_O
         norm = choose("model.norm", config.norm, NORMS) if config.qk_norm else lambda *_: nn.Identity()
@@ -151,8 +152,8 @@ class CausalSelfAttention(nn.Module):
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        q, k, v = self.qkv(x).split(self.sizes, dim=-1)  # [B, T, H*D], 2 x [B, T, G*D]
-        q, k, v = fold(q, self.n_head), fold(k, self.n_kv_head), fold(v, self.n_kv_head)  # [B, H|G, T, D]
+        every = fold(self.qkv(x), sum(self.heads))  # [B, H+G+G, T, D]
+        q, k, v = every.split(self.heads, dim=1)  # [B, H, T, D], 2 x [B, G, T, D]
         q = position.rotate(self.q_norm(q), angles)
         k = position.rotate(self.k_norm(k), angles)
         if cache is not None:

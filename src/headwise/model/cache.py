@@ -30,11 +30,11 @@ class LayerCache(NamedTuple):
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v [B, G, T, D] into the next slots; gives those of all tokens so far, [B, G, length + T, D]. Keys
         are kept as they met the queries: normed and turned."""
-        keys, values = self.cache.slots(k)
-        end = self.length + k.size(2)
-        keys[self.layer, :, :, self.length : end] = k
-        values[self.layer, :, :, self.length : end] = v
-        return keys[self.layer, :, :, :end], values[self.layer, :, :, :end]
+        keys, values = self.cache.slots(self.layer, k)
+        new = k.size(2)
+        keys.narrow(2, self.length, new).copy_(k)
+        values.narrow(2, self.length, new).copy_(v)
+        return keys.narrow(2, 0, self.length + new), values.narrow(2, 0, self.length + new)
 
 
 class KVCache:
@@ -44,14 +44,16 @@ class KVCache:
         self.batch = batch
         self.size = config.block_size if size is None else size
         self.shape = (config.n_layer, batch, config.kv_heads, self.size, config.head_width)  # L, B, G, S, D
-        self.memory: tuple[Tensor, Tensor] | None = None  # keys and values
+        self.memory: tuple[Tensor, Tensor] | None = None  # keys and values of all layers, [L, B, G, S, D] each
+        self.layers: list[tuple[Tensor, Tensor]] = []  # the same, [B, G, S, D] each
         self.length = 0  # tokens seen so far, the same for every sequence of the batch
 
-    def slots(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The slots of all layers, [L, B, G, S, D] each, reserved in the dtype and on the device of `like`."""
+    def slots(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's slots for keys and for values, reserved in the dtype and on the device of `like`."""
         if self.memory is None:
             self.memory = like.new_zeros(self.shape), like.new_zeros(self.shape)
-        return self.memory
+            self.layers = [(self.memory[0][i], self.memory[1][i]) for i in range(self.shape[0])]
+        return self.layers[layer]
 
     def layer(self, index: int) -> LayerCache:
         """The slots of one layer."""

@@ -6,12 +6,14 @@ Dimensions: B batch, T tokens, C = n_embd, V = vocab_size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from headwise.errors import choose, require
 from headwise.model.attention import causal_mask
@@ -47,10 +49,8 @@ class GPT(nn.Module):
     def from_weights(cls, config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
         """A float32 model with these weights, named as in state_dict(); quicker than loading them into a
         model, for which random ones are drawn first."""
-        with torch.device("meta"):
+        with Undrawn():
             model = cls(config)
-        with torch.random.fork_rng(devices=[]):
-            model.position = POSITIONS[config.position](config)  # its tables are not among the weights
         model.load_state_dict({name: value.float().clone() for name, value in weights.items()}, assign=True)
         model.tie()
         return model
@@ -112,6 +112,17 @@ class GPT(nn.Module):
         c = self.config
         weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
         return 6 * weights + 12 * c.n_layer * c.n_head * c.head_width * c.block_size
+
+
+class Undrawn(TorchFunctionMode):
+    """Inside, torch.nn.init leaves tensors as they are: memory that nobody has touched yet costs nothing. (The meta
+    device would do as well, but loads torch's compiler, which takes a second.)"""
+
+    def __torch_function__(
+        self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        drawing = getattr(func, "__module__", None) == "torch.nn.init"  # what it returns no module uses
+        return None if drawing else func(*args, **(kwargs or {}))
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
