@@ -2,9 +2,10 @@
 
     python benchmarks/generation.py [--nanogpt PATH] [--shapes gpt2 char] [--threads N] [--rounds N]
 
-gpt2: the shape of GPT-2 (124M), a prompt of 128 tokens and 128 new ones, one text. The bound is what reading every
-weight once for each token takes at the machine's bandwidth, measured beside it as the quickest of some products of a
-512 MB matrix with a vector.
+gpt2: the shape of GPT-2 (124M), a prompt of 128 tokens and 128 new ones, one text. Tokens a second are those of a whole
+run, prompt included. Beside them, the new tokens after the first against what reading every weight once for each takes
+at the machine's bandwidth: that of torch.mv, the product of a 512 MB matrix with a vector, and that of torch.sum of it,
+which no product can exceed.
 char: the quickstart's size with GPT-2's architecture, so that all can run it: one text, and sixteen at once.
 """
 
@@ -29,6 +30,7 @@ from transformers import AutoModelForCausalLM
 from headwise.checkpoint import Checkpoint
 from headwise.generation import Sampling, generate
 from headwise.hf import export
+from headwise.inference import for_inference
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import train_tokenizer
@@ -40,11 +42,11 @@ SHAPES = {  # layers, heads, width, context, vocabulary; tokens of the prompt, n
 SAMPLING = Sampling(temperature=0.8, top_k=50)
 
 
-def bandwidth() -> float:
-    """Bytes a second that a product of a matrix with a vector reads, at best."""
+def bandwidths() -> dict[str, float]:
+    """Bytes a second at which torch reads a large matrix, the best of some."""
     matrix, vector = torch.ones(16384, 8192), torch.ones(8192)
-    best = min(seconds(lambda: torch.mv(matrix, vector), 1) for _ in range(8))
-    return matrix.numel() * matrix.element_size() / best
+    reads: dict[str, Callable[[], object]] = {"torch.mv": lambda: matrix @ vector, "torch.sum": matrix.sum}
+    return {name: 4 * matrix.numel() / min(seconds(read, 1) for _ in range(8)) for name, read in reads.items()}
 
 
 def ours(model: GPT, prompt: list[int], new: int, batch: int) -> Callable[[], None]:
@@ -55,6 +57,13 @@ def ours(model: GPT, prompt: list[int], new: int, batch: int) -> Callable[[], No
             ids.tolist()
 
     return run
+
+
+def after_the_first(model: GPT, prompt: list[int], new: int) -> float:
+    """Tokens a second of our generate once the prompt is read."""
+    steps = generate(model, [prompt], new, SAMPLING, [0])
+    next(steps)
+    return (new - 1) / seconds(lambda: sum(1 for _ in steps), 1)
 
 
 def hugging_face(model: GPT, prompt: list[int], new: int, batch: int) -> Callable[[], None]:
@@ -96,24 +105,36 @@ def compare(name: str, batch: int, rounds: int, checkout: Path | None) -> None:
     n_layer, n_head, n_embd, block_size, vocab_size, length, new = SHAPES[name]
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd=n_embd)).eval()
+    quick, small = for_inference(model), for_inference(model, "bfloat16")
     prompt = torch.randint(vocab_size, (length,)).tolist()
-    runs = {"Headwise": ours(model, prompt, new, batch), "transformers": hugging_face(model, prompt, new, batch)}
+    runs = {"Headwise": ours(quick, prompt, new, batch), "Headwise, bfloat16": ours(small, prompt, new, batch)}
+    runs["transformers"] = hugging_face(model, prompt, new, batch)
     if checkout:
         runs["nanoGPT"] = nanogpt(checkout, model, prompt, new, batch)
     speeds: dict[str, list[float]] = {kind: [] for kind in runs}
-    bounds = []
+    bounds: dict[str, list[float]] = {}
     for run in runs.values():
         run()
     for _ in range(rounds):
         for kind, run in runs.items():
             speeds[kind].append(batch * new / seconds(run, 1))
         if name == "gpt2":
-            read = model.n_parameters() - block_size * n_embd  # of the table of positions, one row
-            bounds.append(bandwidth() / (4 * read))
+            read = 4 * (model.n_parameters() - block_size * n_embd)  # of the table of positions, one row
+            measured = {"Headwise": after_the_first(quick, prompt, new)}
+            measured |= {f"the bound by {reader}": rate / read for reader, rate in bandwidths().items()}
+            for kind, rate in measured.items():
+                bounds.setdefault(kind, []).append(rate)
     print(f"{name}, {batch} at once, prompt {length}, {new} new tokens:\n")
-    print("| | tokens a second | Headwise is |\n|---|---|---|")
-    for kind, values in (speeds | ({"the bound": bounds} if bounds else {})).items():
-        ratio = statistics.median(a / b for a, b in zip(speeds["Headwise"], values, strict=True))
+    table(speeds, "tokens a second")
+    if bounds:
+        table(bounds, "tokens a second after the first")
+
+
+def table(rates: dict[str, list[float]], what: str) -> None:
+    """Medians, and the median of Headwise's ratios in the same round."""
+    print(f"| | {what} | Headwise is |\n|---|---|---|")
+    for kind, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(rates["Headwise"], values, strict=True))
         print(f"| {kind} | {statistics.median(values):,.1f} | {ratio:.2f} of it |")
     print(flush=True)
 

@@ -58,7 +58,8 @@ def main(flags: argparse.Namespace) -> None:
     page = output_path(flags.attention, "--attention", ".html", ".htm") if flags.attention else None
     require(flags.num_samples >= 1, f"--num-samples {flags.num_samples} must be at least 1")
     if flags.interactive:
-        alone = not (flags.json or page or flags.prompt_file == "-" or flags.num_samples * len(flags.prompt) > 1)
+        several = flags.num_samples > 1 or len(flags.prompt) > 1
+        alone = not (several or flags.json or page or flags.prompt_file == "-")
         require(alone, "--interactive goes on with one text: no --json, --attention, --prompt-file -, several samples")
     else:
         require(bool(flags.prompt) != bool(flags.prompt_file), "give --prompt TEXT or --prompt-file FILE, one of them")
@@ -77,12 +78,10 @@ def main(flags: argparse.Namespace) -> None:
 
     def heard(_: int, text: str) -> None:
         nonlocal first
-        first = first or time.perf_counter() - began
         if streamed:
-            print(text, end="", flush=True)
+            print(text if first else prompts[0] + text, end="", flush=True)
+        first = first or time.perf_counter() - began
 
-    if streamed:
-        print(prompts[0], end="", flush=True)
     samples = complete(model, tokenizer, prompts, flags.max_new_tokens, sampling, seeds, flags.stop, heard)
     seconds, count = time.perf_counter() - began, sum(len(sample.tokens) for sample in samples)
     if streamed:

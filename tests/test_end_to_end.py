@@ -494,6 +494,41 @@ def test_samples_and_prompts_come_out_together_in_one_object_or_one_after_the_ot
         assert script_here("generate", *alone, cwd=cwd).stdout == f"{one['prompt']}{one['text']}\n"
 
 
+def test_the_page_of_a_generated_text_shows_its_very_tokens(run):
+    cwd, folder, _ = run
+    flags = ["--checkpoint", folder, "--max-new-tokens", 9, "--prompt", "def", "class", "--attention", "told.html"]
+    told = json.loads(script_here("generate", *flags, "--json", cwd=cwd).stdout)
+    page = (cwd / "told.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [prompt["new"] for prompt in data["prompts"]] == [len("def"), len("class")]
+    for prompt, one in zip(data["prompts"], told["samples"], strict=True):
+        shown = "".join(prompt["labels"]).replace("␣", " ").replace("⏎", "\n")
+        assert shown == one["prompt"] + one["text"]
+    assert data["start"] == {"query": len("def")}
+    for wrong in ("told.png", "."):
+        refused = script_here("generate", *flags[:-1], wrong, cwd=cwd, ok=False)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert f"--attention={wrong}" in refused.stderr
+
+
+def test_a_session_keeps_what_was_said_in_view(run):
+    """Two lines of a session are the text, a newline and the next line as one prompt."""
+    cwd, folder, _ = run
+    flags = ["--checkpoint", str(folder), "--max-new-tokens", "12", "--temperature", "0.7"]
+    session = [sys.executable, ROOT / "scripts/generate.py", *flags, "--seed", "3", "--interactive"]
+    given = "import\n日\nclass A"
+    talk = subprocess.run(session, input=given, capture_output=True, text=True, cwd=cwd, check=True)
+    assert "'日' at 0" in talk.stderr
+    first = script_here("generate", *flags, "--seed", "3", "--prompt", "import", cwd=cwd).stdout
+    whole = script_here("generate", *flags, "--seed", "4", "--prompt", f"{first}class A", cwd=cwd).stdout
+    assert talk.stdout == whole
+    assert "24 tokens in" in talk.stderr
+    for wrong in (["--json"], ["--num-samples", "2"], ["--attention", "a.html"], ["--prompt", "a", "b"]):
+        refused = script_here("generate", *flags, "--interactive", *wrong, cwd=cwd, ok=False)
+        assert refused.returncode == 2
+        assert "--interactive goes on with one text" in refused.stderr
+
+
 def test_a_prompt_comes_from_a_file_or_from_standard_input(run):
     cwd, folder, _ = run
     (cwd / "prompt.txt").write_text("import this\n")

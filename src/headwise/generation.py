@@ -81,7 +81,7 @@ def filtered(logits: Tensor, sampling: Sampling, present: Tensor | None = None) 
     if present is not None:
         logits = penalize(logits, present, sampling.repetition_penalty)
     if sampling.temperature != 1:
-        logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature  # never above 0: no infinity
+        logits = logits / max(sampling.temperature, 1e-30)  # far below it a float32 would become infinite
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None:
