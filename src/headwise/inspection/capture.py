@@ -15,8 +15,9 @@ C = n_embd.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,7 @@ def _swapped(model: nn.Module, wrap: Wrap) -> Iterator[None]:
     """Inside, the attention of every layer is wrap(layer, part, what it was)."""
     parts = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
     before = [part.attend for part in parts]
-    with torch.compiler.set_stance("force_eager"):
+    with uncompiled():
         try:
             for layer, part in enumerate(parts):
                 part.attend = wrap(layer, part, part.attend)
@@ -70,6 +71,12 @@ def _swapped(model: nn.Module, wrap: Wrap) -> Iterator[None]:
         finally:
             for part, attend in zip(parts, before, strict=True):
                 part.attend = attend
+
+
+def uncompiled() -> AbstractContextManager:
+    """Inside, what torch has compiled runs as it was written. Where nothing was compiled yet, torch's compiler is not
+    even loaded, which takes a second."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager

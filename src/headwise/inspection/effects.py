@@ -105,8 +105,8 @@ class Stream:
 
 
 @torch.no_grad()
-def stream(model: GPT, ids: Tensor) -> Stream:
-    """What every part of the model writes when it reads ids [B, T]."""
+def stream(model: GPT, ids: Tensor, at: slice = slice(None)) -> Stream:
+    """What every part of the model writes when it reads ids [B, T], to the tokens `at` these places (all of them)."""
     positions = torch.arange(ids.size(1), device=ids.device)
     heads: list[Tensor] = []
     biases: list[Tensor] = []
@@ -120,10 +120,10 @@ def stream(model: GPT, ids: Tensor) -> Stream:
             written = block.mlp(block.mlp_norm(x))
             x = x + written
             bias = block.attention.out.bias
-            heads.append(maps[layer].result)
+            heads.append(maps[layer].z[:, :, at] @ maps[layer].w_o)
             biases.append(torch.zeros_like(x[0, 0]) if bias is None else bias)
-            mlps.append(written)
-    return Stream(embedding.float(), torch.stack(heads), torch.stack(biases).float(), torch.stack(mlps).float())
+            mlps.append(written[:, at])
+    return Stream(embedding[:, at].float(), torch.stack(heads), torch.stack(biases).float(), torch.stack(mlps).float())
 
 
 class FrozenNorm:

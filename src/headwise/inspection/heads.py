@@ -42,6 +42,11 @@ def previous_token(pattern: Tensor) -> Tensor:
     return pattern.diagonal(-1, -2, -1).mean(-1)
 
 
+def own_token(pattern: Tensor) -> Tensor:
+    """Mean weight on the query's own token: mean of A[i, i]."""
+    return pattern.diagonal(0, -2, -1)[..., 1:].mean(-1)
+
+
 def first_token(pattern: Tensor) -> Tensor:
     """Mean weight on the sequence's first token, the attention sink (Xiao et al. 2023): mean of A[i, 0]."""
     return pattern[..., 1:, 0].mean(-1)
@@ -81,16 +86,28 @@ OF_PATTERN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 OF_REPEATS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"duplicate_token": duplicate_token, "induction": induction}
 METRICS = [*OF_PATTERN, *OF_REPEATS]
+FORMED = {  # shares of its attention from which on a head is called one of its kind
+    "previous_token": 0.5,
+    "own_token": 0.5,
+    "first_token": 0.3,
+    "duplicate_token": 0.4,
+    "induction": 0.4,
+}
 
 
 def head_scores(pattern: Tensor, repeated: Tensor | None = None) -> dict[str, Tensor]:
-    """Every metric of the pattern, by name; where its tokens are `repeated` random ones, those that need them too. Rows
-    are taken as parts of their sum, which is 1 with softmax but not with ReLU."""
-    pattern = pattern / pattern.sum(-1, keepdim=True).clamp(min=torch.finfo(pattern.dtype).tiny)
+    """Every metric of the pattern, by name; where its tokens are `repeated` random ones, those that need them too.
+    Of rows as shares."""
+    pattern = shares(pattern)
     scores = {name: metric(pattern) for name, metric in OF_PATTERN.items()}
     if repeated is not None:
         scores |= {name: metric(pattern, repeated) for name, metric in OF_REPEATS.items()}
     return scores
+
+
+def shares(pattern: Tensor) -> Tensor:
+    """Rows as parts of their sum, which is 1 with softmax but not with ReLU; rows of zeros stay so."""
+    return pattern / pattern.sum(-1, keepdim=True).clamp(min=torch.finfo(pattern.dtype).tiny)
 
 
 def value_norms(seen: AttentionMap) -> Tensor:

@@ -9,6 +9,7 @@ Knows where models come from; recorder.py looks again and again while one is tra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from headwise.generation import window_start
 from headwise.hf import open_model
 from headwise.inspection.capture import AttentionMap
 from headwise.inspection.effects import EFFECTS
-from headwise.inspection.heads import OF_PATTERN
+from headwise.inspection.heads import OF_PATTERN, own_token, shares
 from headwise.inspection.plots import contact_sheet
 from headwise.inspection.probes import SHOWN, Probe, ordinary_tokens, repeats_probe
 from headwise.inspection.recorder import COLUMNS, Scores, kept, page_prompt, scores_of, see
 from headwise.inspection.viewer import Page, View, render
+from headwise.inspection.words import in_words
 
 
 @dataclass
@@ -64,24 +66,44 @@ def view_of(checkpoint: Checkpoint, readings: list[Reading], start: dict | None 
             say(f"{reading.name}: the page shows the last {len(ids)} of {len(reading.ids)} tokens, what the model sees")
         probe = Probe(reading.name, torch.tensor([ids]))
         seen, _ = see(checkpoint.model, probe.ids)
-        scores = head_table(checkpoint, probe, seen)
+        table = head_table(checkpoint, probe, seen)
+        scores = {name: table[name] for name in COLUMNS if name in table}
         prompt = page_prompt(reading.name, [tokenizer.label(i) for i in ids], [kept(seen)], [scores], seen)
         prompt.new = None if reading.new is None else max(0, reading.new - left_out)
         prompts.append(prompt)
+        at = start and (start.get("layer"), start.get("head"))  # whose vectors must be there
+        prompt.vectors = dict(sorted(prompt.vectors.items(), key=lambda item: item[0] != at))
     step = int(checkpoint.about.get("step", 0))
     return View(str(checkpoint.path), [step], prompts, config.kv_heads, config.attention, start=start or {})
 
 
-def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:
-    """Every score of every head: on the text, or on random tokens repeated for what is defined on them."""
-    model = checkpoint.model
+def habits(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:
+    """What every head looks at, in shares: in the text, and in random tokens repeated for what is defined on them."""
     scores: Scores = {}
-    for repeats in repeats_probe(ordinary_tokens(checkpoint.tokenizer), model.config.block_size):
-        seen_repeats, _ = see(model, repeats.ids)
+    for repeats in repeats_probe(ordinary_tokens(checkpoint.tokenizer), checkpoint.model.config.block_size):
+        seen_repeats, _ = see(checkpoint.model, repeats.ids)
         scores |= scores_of(seen_repeats, repeats)
-    scores |= scores_of(seen, probe)
-    scores |= {name: effect(model, probe.ids).numpy() for name, effect in EFFECTS.items()}
-    return {name: np.asarray(scores[name]) for name in COLUMNS if name in scores}
+    own = np.stack([own_token(shares(one.pattern))[0] for one in seen])
+    return scores | scores_of(seen, probe) | {"own_token": own}
+
+
+def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:
+    """Every score of every head: its habits, and what it does to predictions of the text."""
+    scores = habits(checkpoint, probe, seen)
+    return scores | {name: effect(checkpoint.model, probe.ids).numpy() for name, effect in EFFECTS.items()}
+
+
+def heads_of(checkpoint: Checkpoint, reading: Reading, effects: bool = True) -> list[dict[str, Any]]:
+    """One row for each head: layer, head, its scores, with or without its effects on predictions, and in words what it
+    seems to do."""
+    probe = Probe(reading.name, torch.tensor([reading.ids]))
+    seen, _ = see(checkpoint.model, probe.ids)
+    scores = (head_table if effects else habits)(checkpoint, probe, seen)
+    rows = []
+    for layer, head in np.ndindex(checkpoint.model.config.n_layer, checkpoint.model.config.n_head):
+        row = {name: float(values[layer, head]) for name, values in scores.items()}
+        rows.append({"layer": layer, "head": head, **row, "words": in_words(row)})
+    return rows
 
 
 def sheet_of(view: View) -> Image.Image:

@@ -26,7 +26,7 @@ from headwise.errors import UserError
 from headwise.files import CsvTable, whole, write_text
 from headwise.inspection.capture import AttentionMap, capture
 from headwise.inspection.effects import EFFECTS, repeat_losses
-from headwise.inspection.heads import METRICS, OF_REPEATS, head_scores, value_norms
+from headwise.inspection.heads import FORMED, METRICS, OF_REPEATS, head_scores, value_norms
 from headwise.inspection.plots import contact_sheet, film, metric_grid
 from headwise.inspection.probes import HELD_OUT, Probe
 from headwise.inspection.viewer import HeadVectors, Prompt, View, companded, render
@@ -37,7 +37,6 @@ SCORES = [*METRICS, *EFFECTS]
 COLUMNS = ["step", "probe", "layer", "head", *SCORES]
 REPEATS = ["step", "first_loss", "repeated_loss"]
 PARTS = ("patterns", "norms")  # what is kept of a prompt's maps
-FORMED = {"previous_token": 0.5, "first_token": 0.3, "duplicate_token": 0.4, "induction": 0.4}  # above it a head is one
 Scores = dict[str, np.ndarray]  # metric -> [L, H]
 Losses = dict[str, list[tuple[int, float]]]  # "train", "val" -> (step, loss)
 
