@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from headwise.checkpoint import load
+from tests.browser.views import data_of
 from tests.read_wandb import config as wandb_config
 from tests.read_wandb import history
 from tests.small import ROOT, TINY, arguments, script, script_here, start_training, train
@@ -499,7 +500,7 @@ def test_the_page_of_a_generated_text_shows_its_very_tokens(run):
     flags = ["--checkpoint", folder, "--max-new-tokens", 9, "--prompt", "def", "class", "--attention", "told.html"]
     told = json.loads(script_here("generate", *flags, "--json", cwd=cwd).stdout)
     page = (cwd / "told.html").read_text()
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    data = data_of(page)
     assert [prompt["new"] for prompt in data["prompts"]] == [len("def"), len("class")]
     for prompt, one in zip(data["prompts"], told["samples"], strict=True):
         shown = "".join(prompt["labels"]).replace("␣", " ").replace("⏎", "\n")

@@ -1,5 +1,8 @@
 """Views of a small model, made from real tensors, for the tests of the page."""
 
+import json
+import re
+
 import numpy as np
 import torch
 
@@ -72,3 +75,8 @@ def view_of(seen, heads=((0, 1), (1, 2), (1, 3)), **changes):
     losses = {"train": [(s, 3.0 - s / 100) for s in range(0, 111, 10)], "val": [(0, 3.1), (110, 2.2)]}
     normal = {"title": "runs/<b>small</b> & co", "steps": STEPS, "prompts": prompts, "n_kv_head": 2, "losses": losses}
     return View(**normal | changes)
+
+
+def data_of(page):
+    """What a page holds, as its script reads it."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])

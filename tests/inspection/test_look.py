@@ -1,5 +1,7 @@
 """One look at a finished model."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from headwise.inspection.look import look, reading_of, sheet_of, view_of
 from headwise.inspection.probes import ordinary_tokens, repeats_probe
 from headwise.inspection.recorder import see
 from headwise.inspection.viewer import companded
+from tests.browser.views import data_of
 from tests.small import randomize, script, script_here, small_model, small_tokenizer, train
 
 TEXT = "The lions left"
@@ -77,10 +80,30 @@ def test_the_script_writes_the_page_and_the_sheet_of_a_trained_run(trained, tmp_
     assert Image.open(tmp_path / "a.png").width > 500
 
 
+def test_the_script_walks_through_a_head_and_opens_the_page_there(trained, tmp_path):
+    at = ["--layer", 1, "--head", 0, "--query", 4]
+    flags = ["--checkpoint", trained, "--prompt", "The yield statement"]
+    shown = script_here("attention", *flags, *at, "--output", "a.html", cwd=tmp_path).stdout
+    assert shown.startswith("Head 1.0 (layer 1, head 0), query 4 y\nWhat it seems to do: ")
+    assert shown.endswith("a.html\n")
+    data = data_of((tmp_path / "a.html").read_text())
+    assert data["start"] == {"layer": 1, "head": 0, "query": 4, "walk": 1}
+    assert [data["prompts"][0]["vectors"][0][name] for name in ("layer", "head")] == [1, 0]
+    told = json.loads(script_here("attention", *flags, *at, "--heads", "--json", cwd=tmp_path).stdout)
+    assert told["walkthrough"]["tokens"][4] == "y"
+    assert [(row["layer"], row["head"]) for row in told["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert told["walkthrough"]["words"] == told["heads"][2]["words"].split("; makes")[0]
+    table = script_here("attention", *flags, "--heads", cwd=tmp_path).stdout
+    assert table.count("\n1.0 ") == 2
+    assert told["heads"][2]["words"].split()[0] in table
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "nothing to write: give --output OUT.html or --png OUT.png"),
+        ([], "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png"),
+        (["--layer", "0"], "--layer and --head go together"),
+        (["--query", "0", "--heads"], "--query 0 needs --layer and --head as well"),
         (["--output", "."], "--output=. is a folder; give a file's name"),
         (["--output", "lions.png"], "--output=lions.png must end in .html"),
         (["--png", "lions.html"], "--png=lions.html must end in .png"),

@@ -1,7 +1,6 @@
 """The page as text: what is packed can be unpacked, nothing breaks out, what does not fit is said."""
 
 import base64
-import json
 import re
 import zlib
 from dataclasses import replace
@@ -11,16 +10,12 @@ import pytest
 import torch
 
 from headwise.inspection.viewer import Page, companded, render
-from tests.browser.views import HOSTILE, STEPS, moments, patterns_of, view_of
+from tests.browser.views import HOSTILE, STEPS, data_of, moments, patterns_of, view_of
 
 
 @pytest.fixture(scope="module")
 def seen():
     return moments()
-
-
-def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
 def array(data, place, dtype):

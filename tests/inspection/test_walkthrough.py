@@ -1,0 +1,159 @@
+"""The walkthrough: every number follows from those printed before it, and the parts add up to the model's."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+
+from headwise.checkpoint import Checkpoint
+from headwise.errors import UserError
+from headwise.inspection.tables import number, show_walk
+from headwise.inspection.walkthrough import walk_through
+from headwise.tokenizer import train_tokenizer
+from tests.small import randomize, small_model, small_tokenizer
+
+TEXT = "The lions were scared"
+MODELS = {
+    "modern": lambda size: small_model(vocab_size=size),
+    "classic": lambda size: small_model("classic", vocab_size=size),
+    "grouped": lambda size: small_model(vocab_size=size, n_kv_head=1),
+    "relu": lambda size: small_model(vocab_size=size, attention="relu"),
+    "alone": lambda size: small_model(vocab_size=size, mlp="none"),
+}
+
+
+def checkpoint_of(kind="modern", tokenizer=None):
+    tokenizer = tokenizer or small_tokenizer()
+    return Checkpoint("random", randomize(MODELS[kind](tokenizer.vocab_size)), tokenizer, {})
+
+
+def walk_of(kind="modern", text=TEXT, layer=1, head=2, query=7, tokenizer=None):
+    checkpoint = checkpoint_of(kind, tokenizer)
+    return walk_through(checkpoint, checkpoint.tokenizer.encode(text), layer, head, query)
+
+
+def printed(walk, width):
+    out = io.StringIO()
+    show_walk(walk, "looks at lions", Console(file=out, width=width, highlight=False))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_number_of_the_json_follows_from_those_before_it(kind):
+    """By numpy in double precision, from q, k, v, W_O and the stream alone."""
+    told = json.loads(json.dumps(walk_of(kind).as_json()))
+    q, k, v, w_o = (np.array(told[name]) for name in ("q", "k", "v", "w_o"))
+    query, width = told["query"], len(q)
+    scores = k @ q
+    scaled = scores / math.sqrt(width)
+    assert np.allclose(told["scores"], scores, atol=1e-4)
+    assert np.allclose(told["scaled"], scaled, atol=1e-4)
+    assert [x is None for x in told["masked"]] == [j > query for j in range(len(TEXT))]
+    seen = scaled[: query + 1]
+    weights = np.maximum(seen, 0) / (query + 1) if kind == "relu" else np.exp(seen) / np.exp(seen).sum()
+    assert np.allclose(told["weights"][: query + 1], weights, atol=1e-5)
+    assert told["weights"][query + 1 :] == [0] * (len(TEXT) - query - 1)
+    z = weights @ v[: query + 1]
+    assert np.allclose(told["taken"][3], weights[3] * v[3], atol=1e-5)
+    assert np.allclose(told["z"], z, atol=1e-5)
+    assert np.allclose(told["update"], z @ w_o, atol=1e-4)
+    assert told["update"] == told["updates"][told["head"]]
+    after = np.array(told["before"]) + np.sum(told["updates"], 0) + told["bias"]
+    assert np.allclose(told["after"], after, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_weights_are_the_models_and_all_parts_add_up_to_its_logits(kind):
+    for layer in (0, 1):
+        for query in (0, 7, len(TEXT) - 1):
+            walk = walk_of(kind, layer=layer, query=query)
+            assert walk.weights_off < 1e-6
+            assert walk.logits_off < 1e-4
+
+
+@torch.no_grad()
+def test_the_streams_are_those_of_the_model():
+    checkpoint = checkpoint_of()
+    model, ids = checkpoint.model, checkpoint.tokenizer.encode(TEXT)
+    kept = {}
+    model.blocks[1].register_forward_pre_hook(lambda _, inputs: kept.update(before=inputs[0]))
+    model.blocks[1].mlp_norm.register_forward_pre_hook(lambda _, inputs: kept.update(after=inputs[0]))
+    logits = model(torch.tensor([ids]))
+    walk = walk_through(checkpoint, ids, 1, 0, 7)
+    assert torch.allclose(walk.before, kept["before"][0, 7], atol=1e-5)
+    assert torch.allclose(walk.after, kept["after"][0, 7], atol=1e-5)
+    assert torch.allclose(walk.logits, logits[0, 7], atol=1e-5)
+    assert walk.came == ids[8]
+    assert list(walk.predictions()) == [checkpoint.tokenizer.label(i) for i in logits[0, 7].topk(5).indices.tolist()]
+
+
+@torch.no_grad()
+def test_what_a_head_raises_is_its_update_through_the_norm_as_it_was_and_the_unembedding():
+    walk, checkpoint = walk_of(), checkpoint_of()
+    model, end = checkpoint.model, []
+    model.norm.register_forward_pre_hook(lambda _, inputs: end.append(inputs[0][0, 7]))
+    model(torch.tensor([checkpoint.tokenizer.encode(TEXT)]))
+    scale = (end[0].square().mean() + model.norm.eps).rsqrt()
+    expected = (walk.update * scale * model.norm.weight) @ model.head.weight.T
+    assert torch.allclose(walk.gains, expected - expected.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_printed_numbers_follow_from_one_another_to_the_printed_digits(width):
+    walk = walk_of()
+    text = printed(walk, width)
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:2] == ["key", "k"])
+    rows = [line.split() for line in lines[at + 1 : at + 1 + 11]]
+    columns = [row[-4:] for row in rows]
+    q_dot_k, scaled, masked, weights = zip(*columns, strict=True)
+    assert [int(row[0]) for row in rows] == list(range(11))  # those seen, and the first three later ones
+    for dot, small in zip(q_dot_k, scaled, strict=True):
+        assert float(small) == pytest.approx(float(dot) / math.sqrt(6), abs=1e-4)
+    assert masked[:8] == scaled[:8]
+    assert masked[8:] == ("−∞",) * 3
+    raised = np.exp([float(x) for x in masked[:8]])
+    assert np.allclose([float(x) for x in weights[:8]], raised / raised.sum(), atol=1.1e-4)
+    assert weights[8:] == ("0.0000",) * 3
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("text", ["日本の lions 🦁 é", "[bold]x[/bold]\x07\x1b[31m", "a b\tc\nd"])
+def test_any_tokens_fit_any_width_and_nothing_is_markup(width, text):
+    tokenizer = train_tokenizer("bpe" if "🦁" in text else "char", text + TEXT, 300)
+    length = len(tokenizer.encode(text))
+    out = printed(walk_of(text=text, query=min(length - 1, 12), tokenizer=tokenizer), width)
+    assert max(cell_len(line) for line in out.splitlines()) <= width
+    assert "\x1b" not in out
+    if "bold" in text:
+        assert "  0 [" in out
+
+
+def test_of_many_keys_the_heaviest_are_shown_and_the_rest_counted():
+    walk = walk_of(text="so they left right away.", query=20)
+    out = printed(walk, 80)
+    assert "The 16 keys of the greatest weights; the other 5 count in every sum." in out
+    for j in walk.weights[:21].topk(16).indices.tolist():
+        assert f"{j:>3} {walk.tokens[j]}" in out
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ({"layer": 2}, "--layer 2 must be from 0 to 1: the model has 2"),
+        ({"head": -1}, "--head -1 must be from 0 to 2: a layer has 3"),
+        ({"query": 21}, "--query 21 must be from 0 to 20: the text has 21"),
+    ],
+)
+def test_places_that_are_not_there_are_refused(place, message):
+    with pytest.raises(UserError, match=message):
+        walk_of(**place)
+
+
+def test_numbers_have_no_minus_before_a_zero_and_stay_narrow():
+    assert [number(x) for x in (-0.00001, 12.34567, -math.inf, -123456.7)] == ["0.0000", "12.3457", "−∞", "-1.235e+05"]
