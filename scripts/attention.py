@@ -35,10 +35,10 @@ def main(flags: argparse.Namespace) -> None:
     require((flags.layer is None) == (flags.head is None), "--layer and --head go together: one of them is missing")
     require(flags.query is None or flags.layer is not None, f"--query {flags.query} needs --layer and --head as well")
     walk = flags.layer is not None
-    asked = flags.heads or walk or flags.output or flags.png
-    require(bool(asked), "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png")
-    page = output_path(flags.output, "--output", ".html", ".htm") if flags.output else None
-    sheet = output_path(flags.png, "--png", ".png") if flags.png else None
+    asked = flags.heads or walk or flags.output is not None or flags.png is not None
+    require(asked, "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png")
+    page = output_path(flags.output, "--output", ".html", ".htm") if flags.output is not None else None
+    sheet = output_path(flags.png, "--png", ".png") if flags.png is not None else None
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
     reading = reading_of(checkpoint, flags.prompt, "--prompt")

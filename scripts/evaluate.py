@@ -26,13 +26,15 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.inference import for_inference
 
     require(
-        not (flags.data and flags.split), f"--split {flags.split} is a part of the training's text; leave out --data"
+        flags.data is None or not flags.split,
+        f"--split {flags.split} is a part of the training's text; leave out --data",
     )
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
     trained = checkpoint.about.get("config", {}).get("data")
-    require(bool(flags.data or trained), f"{checkpoint.path} does not say what it was trained on; give --data PATH")
-    if flags.data:
+    told = flags.data is not None or trained
+    require(bool(told), f"{checkpoint.path} does not say what it was trained on; give --data PATH")
+    if flags.data is not None:
         text, what = files(flags.data, "--data"), f"--data {flags.data}"
     else:
         both = read_text(trained["source"], trained["path"], trained["val_path"], trained["val_fraction"])

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headwise.checkpoint import Checkpoint
-    from headwise.generation import Sample
+    from headwise.generation import Sample, Sampling
+    from headwise.model.gpt import GPT
     from headwise.tokenizer import Tokenizer
 
 
@@ -46,61 +47,34 @@ def parser() -> Parser:
 def main(flags: argparse.Namespace) -> None:
     from headwise.errors import require
     from headwise.files import output_path
-    from headwise.generation import Sampling, complete
+    from headwise.generation import Sampling, check
     from headwise.hf import open_model
     from headwise.inference import for_inference
     from headwise.session import Session, talk
 
-    sampling = Sampling(
-        flags.repetition_penalty, 0.0 if flags.greedy else flags.temperature, flags.top_k, flags.top_p, flags.min_p
-    )
-    sampling.check()
-    page = output_path(flags.attention, "--attention", ".html", ".htm") if flags.attention else None
+    temperature = 0.0 if flags.greedy else flags.temperature
+    sampling = Sampling(flags.repetition_penalty, temperature, flags.top_k, flags.top_p, flags.min_p)
     require(flags.num_samples >= 1, f"--num-samples {flags.num_samples} must be at least 1")
+    seeds = [flags.seed, flags.seed + flags.num_samples - 1]
+    check(flags.max_new_tokens, sampling, seeds, flags.stop)
+    page = output_path(flags.attention, "--attention", ".html", ".htm") if flags.attention is not None else None
+    given = bool(flags.prompt) + (flags.prompt_file is not None)
+    require(given == 1 or (flags.interactive and not given), "give --prompt TEXT or --prompt-file FILE, one of them")
     if flags.interactive:
         several = flags.num_samples > 1 or len(flags.prompt) > 1
         alone = not (several or flags.json or page or flags.prompt_file == "-")
         require(alone, "--interactive goes on with one text: no --json, --attention, --prompt-file -, several samples")
-    else:
-        require(bool(flags.prompt) != bool(flags.prompt_file), "give --prompt TEXT or --prompt-file FILE, one of them")
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
-    tokenizer = checkpoint.tokenizer
-    prompts = prompts_of(flags, tokenizer)
+    prompts = prompts_of(flags, checkpoint.tokenizer)
     model = for_inference(checkpoint.model, flags.precision)
     if flags.interactive:
-        session = Session(model, tokenizer, sampling, flags.seed, flags.max_new_tokens, flags.stop)
+        session = Session(model, checkpoint.tokenizer, sampling, flags.seed, flags.max_new_tokens, flags.stop)
         talk(session, prompts, flags.replace_unknown)
         return
-    seeds = list(range(flags.seed, flags.seed + flags.num_samples))
-    streamed = len(prompts) * len(seeds) == 1 and not flags.json
-    began, first = time.perf_counter(), 0.0
-
-    def heard(_: int, text: str) -> None:
-        nonlocal first
-        if streamed:
-            print(text if first else prompts[0] + text, end="", flush=True)
-        first = first or time.perf_counter() - began
-
-    samples = complete(model, tokenizer, prompts, flags.max_new_tokens, sampling, seeds, flags.stop, heard)
-    seconds, count = time.perf_counter() - began, sum(len(sample.tokens) for sample in samples)
-    if streamed:
-        print()
-    elif flags.json:
-        about = {
-            "prompt": prompts[0] if len(prompts) == 1 else prompts,
-            "samples": [asdict(sample) for sample in samples],
-            "tokens_per_second": count / seconds,
-            "first_token_seconds": first or None,
-            "checkpoint": str(checkpoint.path),
-        }
-        print(json.dumps(about, indent=2))
-    else:
-        for number, sample in enumerate(samples):
-            print(f"==== prompt {number // len(seeds) + 1}, seed {sample.seed}\n{sample.prompt}{sample.text}\n")
-    say(f"{count} tokens in {seconds:.2f} s, {count / seconds:,.0f} a second")
+    samples = tell(flags, checkpoint, model, prompts, sampling)
     if page:
-        write_page(page, checkpoint, samples)
+        write_page(page, checkpoint, samples, flags.num_samples)
 
 
 def prompts_of(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]:
@@ -109,7 +83,7 @@ def prompts_of(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]:
     from headwise.files import path_of
 
     prompts, what = flags.prompt, "--prompt"
-    if flags.prompt_file:
+    if flags.prompt_file is not None:
         file, what = flags.prompt_file, f"--prompt-file {flags.prompt_file}"
         raw = sys.stdin.buffer.read() if file == "-" else path_of(file, "--prompt-file").read_bytes()
         prompts = [decoded(raw, what)]
@@ -120,19 +94,55 @@ def prompts_of(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]:
     return prompts
 
 
-def write_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]") -> None:
+def tell(
+    flags: argparse.Namespace, checkpoint: "Checkpoint", model: "GPT", prompts: list[str], sampling: "Sampling"
+) -> "list[Sample]":
+    """Generate, and print: one text as it comes, several one after the other, or all as one object."""
+    from headwise.generation import complete
+
+    seeds = range(flags.seed, flags.seed + flags.num_samples)
+    streamed = len(prompts) * len(seeds) == 1 and not flags.json
+    began, first = time.perf_counter(), 0.0
+
+    def heard(_: int, text: str) -> None:
+        nonlocal first
+        if streamed:
+            print(text if first else prompts[0] + text, end="", flush=True)
+        first = first or time.perf_counter() - began
+
+    samples = complete(model, checkpoint.tokenizer, prompts, flags.max_new_tokens, sampling, seeds, flags.stop, heard)
+    seconds, count = time.perf_counter() - began, sum(len(sample.tokens) for sample in samples)
+    if streamed:
+        print()
+    elif flags.json:
+        about = {
+            "prompt": prompts[0] if len(prompts) == 1 else prompts,
+            "samples": [asdict(sample) for sample in samples],
+            "tokens_per_second": count / seconds,
+            "first_token_seconds": first if count else None,
+            "checkpoint": str(checkpoint.path),
+        }
+        print(json.dumps(about, indent=2))
+    else:
+        for number, sample in enumerate(samples):
+            print(f"==== prompt {number // len(seeds) + 1}, seed {sample.seed}\n{sample.prompt}{sample.text}\n")
+    say(f"{count} tokens in {seconds:.2f} s, {count / seconds:,.0f} a second")
+    return samples
+
+
+def write_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]", num_samples: int) -> None:
     """The page of the texts just generated."""
     from headwise.files import write_text
     from headwise.inspection.look import Reading, view_of
     from headwise.inspection.viewer import render
 
-    encode, readings = checkpoint.tokenizer.encode, []
+    readings = []
     for number, sample in enumerate(samples):
-        before = encode(sample.prompt)
-        name = "the text" if len(samples) == 1 else f"text {number + 1}, seed {sample.seed}"
+        before = checkpoint.tokenizer.encode(sample.prompt)
+        name = "the text" if len(samples) == 1 else f"prompt {number // num_samples + 1}, seed {sample.seed}"
         readings.append(Reading(name, before + sample.tokens, len(before)))
     say("looking at what every token looked at")
-    write_text(page, render(view_of(checkpoint, readings, start={"query": readings[0].new})))
+    write_text(page, render(view_of(checkpoint, readings)))
     say(str(page))
 
 

@@ -505,7 +505,7 @@ def test_the_page_of_a_generated_text_shows_its_very_tokens(run):
     for prompt, one in zip(data["prompts"], told["samples"], strict=True):
         shown = "".join(prompt["labels"]).replace("␣", " ").replace("⏎", "\n")
         assert shown == one["prompt"] + one["text"]
-    assert data["start"] == {"query": len("def")}
+    assert data["start"] == {"query": len("def") - 1}  # from which the first token was chosen
     for wrong in ("told.png", "."):
         refused = script_here("generate", *flags[:-1], wrong, cwd=cwd, ok=False)
         assert (refused.returncode, refused.stdout) == (2, "")
@@ -573,6 +573,24 @@ def test_unknown_characters_are_replaced_where_that_is_asked_for(run):
     flags = ["--checkpoint", folder, "--max-new-tokens", 5]
     told = json.loads(script_here("generate", *flags, "--prompt", "5 €", "--replace-unknown", "--json", cwd=cwd).stdout)
     assert told["prompt"] == "5 ?"
+
+
+def test_the_page_of_a_long_text_is_what_the_model_saw_last(run):
+    """block_size is 24: of 4 + 50 tokens the last was chosen from those from number 36 on."""
+    cwd, folder, _ = run
+    flags = ["--checkpoint", folder, "--max-new-tokens", 50, "--prompt", "def ", "--attention", "long.html"]
+    told = json.loads(script_here("generate", *flags, "--json", cwd=cwd).stdout)
+    prompt = data_of((cwd / "long.html").read_text())["prompts"][0]
+    whole = told["prompt"] + told["samples"][0]["text"]
+    assert "".join(prompt["labels"]).replace("␣", " ").replace("⏎", "\n") == whole[36:]
+    assert "18 of 54 tokens" in prompt["note"]
+    assert prompt["new"] == 13  # number 48 was chosen when 24 to 48 were in view, number 49 from 36 on
+    checkpoint = load(folder / "checkpoints/best.ckpt")
+    with torch.no_grad():
+        seen = checkpoint.model(torch.tensor([checkpoint.tokenizer.encode(whole[36:])])).log_softmax(-1)[0]
+    told_of = told["samples"][0]
+    again = [float(seen[t - 37, told_of["tokens"][t - 4]]) for t in range(49, 54)]
+    assert again == pytest.approx(told_of["logprobs"][45:], abs=1e-4)
 
 
 @pytest.mark.parametrize("where", ["given", "by default"])

@@ -57,6 +57,18 @@ def test_an_interrupted_reply_stays_as_far_as_it_came():
     assert one.reply("kids", print).text == fresh.reply("kids", print).text
 
 
+def test_what_was_not_shown_is_not_kept():
+    one = session(stop=["s", "e"])
+    sample = one.reply("Th", print)
+    assert not set(sample.text) & {"s", "e"}
+    assert one.tokenizer.decode(one.context.texts[0]) == "Th" + sample.text
+
+
+def test_wrong_wishes_are_refused_before_the_first_line():
+    with pytest.raises(UserError, match="stop='' is empty"):
+        session(stop=[""])
+
+
 def test_a_line_that_cannot_be_read_changes_nothing():
     one = session()
     with pytest.raises(UserError, match="there is no text to continue yet"):

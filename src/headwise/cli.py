@@ -6,6 +6,7 @@ Remarks go to standard error. Wrong input is one line and exit code 2, an interr
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run `main` with the flags of the command line."""
+    prepare_streams()
     flags = parser.parse_args()
     try:
         main(flags)
@@ -58,5 +60,16 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a place that cannot be read or written
         if not error.filename:
-            raise
+            fail(error.strerror or str(error), 1)  # a full disk behind standard output, say
         fail(f"{error.filename}: {error.strerror}")
+
+
+def prepare_streams() -> None:
+    """A stream that is closed is nowhere; what the terminal's encoding cannot show becomes a question mark; and bytes
+    that it cannot read are left for the tokenizer to refuse."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the program runs
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if name == "stdin" else "replace")

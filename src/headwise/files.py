@@ -26,6 +26,10 @@ def output_path(text: str, key: str, *endings: str) -> Path:
     path = path_of(text, key)
     require(not path.is_dir(), f"{key}={text} is a folder; give a file's name")
     require(path.suffix.lower() in endings, f"{key}={text} must end in {endings[0]}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    require(
+        folder.is_dir() and os.access(folder, os.W_OK), f"{key}={text} cannot be written: {folder} is no such place"
+    )
     return path
 
 

@@ -13,7 +13,7 @@ Dimensions: B texts, T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,10 @@ from headwise.tokenizer import Tokenizer
 from headwise.writer import Writer
 
 Heard = Callable[[int, str], None]
+
+
+DRAWN = 256  # random numbers drawn at once
+AT_ONCE = 4096  # texts in one batch, at most
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,18 @@ def sample(logits: Tensor, sampling: Sampling, uniform: Tensor, present: Tensor 
     if sampling.temperature == 0:
         chosen = logits if present is None else penalize(logits, present, sampling.repetition_penalty)
         return chosen.argmax(dim=-1)
-    reached = filtered(logits, sampling, present).softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    place = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)
+    exact = torch.float64 if logits.device.type != "mps" else torch.float32  # which has no better
+    reached = filtered(logits, sampling, present).softmax(dim=-1, dtype=exact).cumsum(dim=-1)
+    place = torch.searchsorted(reached, uniform[:, None].to(reached) * reached[:, -1:], right=True)
     return place.squeeze(-1).clamp(max=logits.size(-1) - 1)
 
 
-def draws(seeds: list[int], count: int) -> Tensor:
-    """`count` numbers between 0 and 1 for each seed, [count, B]; a longer draw begins with a shorter one."""
+def draws(seeds: list[int]) -> Iterator[Tensor]:
+    """Numbers between 0 and 1, one for each seed at a time, [B]; each seed has a generator of its own."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.rand(count, generator=one, dtype=torch.float64) for one in generators], dim=1)
+    while True:  # some at once, which is quicker
+        drawn = [torch.rand(DRAWN, generator=one, dtype=torch.float64) for one in generators]
+        yield from torch.stack(drawn, dim=1)
 
 
 def window_start(length: int, block_size: int) -> int:
@@ -174,26 +181,34 @@ def generate(
     headwise.inference makes a quicker one of it. Raises UserError for wishes that cannot be met.
     """
     require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
+    check(max_new_tokens, sampling, seeds)
+    return decode(Context(model, texts, max_new_tokens), max_new_tokens, sampling, seeds)
+
+
+def check(max_new_tokens: int, sampling: Sampling, seeds: Sequence[int], stop: list[str] | None = None) -> None:
+    """Raise UserError for wishes that cannot be met."""
     require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} must be at least 0")
     for seed in seeds:
         require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
+    require(all(stop or []), "stop='' is empty; give at least one character")
     sampling.check()
-    return decode(Context(model, texts, max_new_tokens), sampling, draws(seeds, max_new_tokens))
 
 
-def decode(context: Context, sampling: Sampling, uniforms: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loop behind generate, with the numbers [N, B] to draw by. The texts of the context grow."""
+def decode(
+    context: Context, max_new_tokens: int, sampling: Sampling, seeds: list[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loop behind generate. The texts of the context grow."""
     device, batch = context.device, len(context.texts)
-    uniforms = uniforms.to(device) if device.type != "mps" else uniforms.float().to(device)
     present: Tensor | None = None
     if sampling.repetition_penalty != 1:
         present = torch.zeros(batch, context.model.config.vocab_size, dtype=torch.bool, device=device)
         for row, text in enumerate(context.texts):
             present[row, text] = True
-    for uniform in uniforms:
+    numbers = draws(seeds)
+    for _ in range(max_new_tokens):
         logits = context.read()
         with torch.inference_mode():
-            ids = sample(logits, sampling, uniform, present)
+            ids = sample(logits, sampling, next(numbers), present)
             if present is not None:
                 present[torch.arange(batch, device=device), ids] = True
             context.add(ids[:, None])
@@ -217,12 +232,14 @@ def complete(
     prompts: list[str],
     max_new_tokens: int,
     sampling: Sampling,
-    seeds: list[int],
+    seeds: Sequence[int],
     stop: list[str],
     heard: Heard = lambda sample, text: None,
 ) -> list[Sample]:
     """Continue each prompt once for each seed, all in one batch, until a `stop` string, the end of the text or
     max_new_tokens. heard(i, text) is told at each token what is certain by then of what sample i writes."""
+    require(len(prompts) * len(seeds) <= AT_ONCE, f"more than {AT_ONCE} texts are too many at once; give fewer samples")
+    check(max_new_tokens, sampling, seeds, stop)
     samples = [Sample(prompt, seed) for prompt in prompts for seed in seeds]
     texts = [tokenizer.encode(sample.prompt, "the prompt") for sample in samples]
     steps = generate(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
@@ -238,7 +255,6 @@ def write(
     heard: Heard = lambda sample, text: None,
 ) -> None:
     """Put what the steps of generate or decode give into the samples, until all of them have stopped."""
-    require(all(stop), "a stop string is empty; give at least one character")
     writers = [Writer(tokenizer, stop) for _ in samples]
 
     def tell(i: int, text: str) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from headwise.cli import say
 from headwise.errors import UserError, require
-from headwise.generation import Context, Sample, Sampling, decode, draws, write
+from headwise.generation import Context, Sample, Sampling, check, decode, write
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
 
@@ -28,6 +28,7 @@ class Session:
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, sampling: Sampling, seed: int, max_new_tokens: int, stop: list[str]
     ):
+        check(max_new_tokens, sampling, [seed], stop)
         self.tokenizer, self.sampling, self.stop = tokenizer, sampling, stop
         self.seed, self.max_new_tokens = seed, max_new_tokens
         self.context = Context(model, [[]], room=model.config.block_size)  # keeps what it has read between replies
@@ -35,7 +36,7 @@ class Session:
 
     def reply(self, line: str, heard: Callable[[str], None]) -> Sample:
         """Add a line to the text and let the model go on; heard(text) is told what it writes as it comes. The n-th
-        reply draws by seed + n. An interruption ends the reply, and what was written until then stays in the text."""
+        reply draws by seed + n. An interruption ends the reply. What was heard of it stays in the text."""
         ids, before = self.tokenizer.encode(line, "the line"), self.context.texts[0]
         if before and ids and not self.tokenizer.decode(before[-8:]).endswith("\n"):
             ids = self.newline + ids
@@ -45,11 +46,11 @@ class Session:
         before = list(self.context.texts[0])
         sample = Sample(line, self.seed)
         self.seed += 1
-        steps = decode(self.context, self.sampling, draws([sample.seed], self.max_new_tokens))
-        try:
+        steps = decode(self.context, self.max_new_tokens, self.sampling, [sample.seed])
+        with suppress(KeyboardInterrupt):
             write([sample], steps, self.tokenizer, self.stop, lambda _, text: heard(text))
-        except KeyboardInterrupt:
-            self.context.texts[0] = before + sample.tokens
+        if self.context.texts[0] != before + sample.tokens or self.tokenizer.decode(sample.tokens) != sample.text:
+            self.context.texts[0] = before + self.tokenizer.encode(sample.text)  # no stop string, no half character
             self.context.forget()
         return sample
 
@@ -57,13 +58,12 @@ class Session:
 def talk(session: Session, first: list[str], replace_unknown: bool) -> None:
     """Reply to the `first` lines and then to every line of standard input until it ends. Standard output gets the
     text, lines and replies."""
-    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if at_terminal:
+    if sys.stdin.isatty():
         import readline  # noqa: F401  lines can be edited and called back
 
         say("type a text to continue; Enter alone goes on; Ctrl-C ends a reply; Ctrl-D leaves")
     tokens, seconds = 0, 0.0
-    for line in chain(first, lines("> " if at_terminal else "")):
+    for line in chain(first, lines()):
         line = session.tokenizer.replace_unknown(line) if replace_unknown else line
         began = time.perf_counter()
         try:
@@ -79,11 +79,18 @@ def talk(session: Session, first: list[str], replace_unknown: bool) -> None:
         say(f"{tokens} tokens in {seconds:.2f} s, {tokens / seconds:,.0f} a second")
 
 
-def lines(mark: str) -> Iterator[str]:
-    """The lines of standard input, asked for with a mark."""
-    with suppress(EOFError):
-        while True:
+def lines() -> Iterator[str]:
+    """The lines of standard input, at a terminal asked for with a mark; there, Ctrl-C drops a line half typed."""
+    mark = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
+    while True:
+        try:
             yield input(mark)
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            if not mark:
+                raise
+            show("\n")
 
 
 def show(text: str) -> None:

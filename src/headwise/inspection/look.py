@@ -60,19 +60,27 @@ def view_of(checkpoint: Checkpoint, readings: list[Reading], start: dict | None 
     tokenizer, config = checkpoint.tokenizer, checkpoint.model.config
     prompts = []
     for reading in readings:
-        left_out = window_start(len(reading.ids), config.block_size)
-        ids = reading.ids[left_out:]
-        if left_out:
-            say(f"{reading.name}: the page shows the last {len(ids)} of {len(reading.ids)} tokens, what the model sees")
+        left_out = window_start(len(reading.ids) - 1, config.block_size)  # what the last token was chosen from, and it
+        ids = reading.ids[left_out:][: config.block_size]
+        require(len(ids) >= 2, f"{reading.name} is one token long, too short to attend in")
         probe = Probe(reading.name, torch.tensor([ids]))
         seen, _ = see(checkpoint.model, probe.ids)
         table = head_table(checkpoint, probe, seen)
         scores = {name: table[name] for name in COLUMNS if name in table}
         prompt = page_prompt(reading.name, [tokenizer.label(i) for i in ids], [kept(seen)], [scores], seen)
-        prompt.new = None if reading.new is None else max(0, reading.new - left_out)
+        prompt.new = written_here(reading, left_out, config.block_size)
+        if left_out:
+            part = f"{len(ids)} of {len(reading.ids)} tokens, those that the model saw last"
+            prompt.note = (
+                f"These are {part}; the first is number {left_out}. What is not underlined was the prompt's, "
+                "or written while the model still saw other tokens."
+            )
+            say(f"{reading.name}: the page shows {part}")
         prompts.append(prompt)
         at = start and (start.get("layer"), start.get("head"))  # whose vectors must be there
         prompt.vectors = dict(sorted(prompt.vectors.items(), key=lambda item: item[0] != at))
+    if start is None and prompts[0].new is not None:
+        start = {"query": max(0, prompts[0].new - 1)}  # what the first token written was chosen from
     step = int(checkpoint.about.get("step", 0))
     return View(str(checkpoint.path), [step], prompts, config.kv_heads, config.attention, start=start or {})
 
@@ -91,6 +99,14 @@ def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -
     """Every score of every head: its habits, and what it does to predictions of the text."""
     scores = habits(checkpoint, probe, seen)
     return scores | {name: effect(checkpoint.model, probe.ids).numpy() for name, effect in EFFECTS.items()}
+
+
+def written_here(reading: Reading, left_out: int, block_size: int) -> int | None:
+    """The first token, counted from left_out, that the model wrote while it saw the text from left_out on."""
+    if reading.new is None:
+        return None
+    chosen = (t for t in range(reading.new, len(reading.ids)) if window_start(t, block_size) == left_out)
+    return next(chosen, len(reading.ids)) - left_out
 
 
 def heads_of(checkpoint: Checkpoint, reading: Reading, effects: bool = True) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ class Prompt:
     value_norms: np.ndarray  # float32 [S, L, H, T]: |v_j W_O|; times the weights they are the value-weighted map
     scores: dict[str, np.ndarray]  # metric -> [S, L, H]; NaN where it does not apply
     vectors: dict[tuple[int, int], HeadVectors] = field(default_factory=dict)  # (layer, head) -> ..., the dearest first
-    new: int | None = None  # the model itself wrote the tokens from this one on
+    new: int | None = None  # the model itself wrote the tokens from this one on, seeing what is shown
+    note: str = ""  # what else to know of these tokens
 
 
 @dataclass
@@ -198,6 +199,7 @@ def _packed(prompt: Prompt, steps: np.ndarray, heads: list[tuple[int, int]], blo
         "name": prompt.name,
         "labels": prompt.labels,
         "new": prompt.new,
+        "note": prompt.note,
         "layers": patterns.shape[1],
         "heads": patterns.shape[2],
         "patterns": blobs.add(changes),
