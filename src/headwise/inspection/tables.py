@@ -133,7 +133,9 @@ def show_walk(walk: Walk, words: str, console: Console) -> None:
     if walk.bias.any():
         added.add_row(Text("b_O"), vector(walk.bias, shown), number(float(walk.bias.norm()), 3))
     added.add_row(Text("E', after"), vector(walk.after, shown), number(float(walk.after.norm()), 3), style="bold")
-    step("8. Sum over heads", f"E' = E + ΔE_0 + ... + ΔE_{heads - 1}" + (" + b_O" if walk.bias.any() else ""), added)
+    every = [f"ΔE_{h}" for h in range(heads)] if heads <= 3 else ["ΔE_0", "...", f"ΔE_{heads - 1}"]
+    formula = " + ".join(["E", *every, *(["b_O"] if walk.bias.any() else [])])
+    step("8. Sum over heads", f"E' = {formula}", added)
     step(
         "9. What that does to the next token",
         "ΔE through the final norm and W_U, above its mean",
