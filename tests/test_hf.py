@@ -17,7 +17,7 @@ from transformers import (
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
 from headwise.generation import Sampling, generate
-from headwise.hf import export, layout_of, open_model, read_folder, to_theirs
+from headwise.hf import export, layout_of, open_model, open_tokenizer, read_folder, to_theirs
 from headwise.model.gpt import next_token_loss
 from headwise.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
 from tests.small import TEXT, randomize, script_here, small_model, train
@@ -397,3 +397,18 @@ def test_overrides_that_ask_for_another_model_are_refused(start, tmp_path, overr
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_is_read_from_a_file_or_a_folder(tmp_path):
+    tokenizer = train_tokenizer("bpe", TEXT, 300)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    for where in (tmp_path, tmp_path / "tokenizer.json"):
+        assert open_tokenizer(str(where)).encode(TEXT) == tokenizer.encode(TEXT)
+    (tmp_path / "other.json").write_text("{}")
+    for where, message in (
+        (None, "tokenizer=file needs tokenizer.path=FILE"),
+        (tmp_path / "other.json", "is no tokenizer.json"),
+        ("no/such", "tokenizer.path=no/such is neither here nor to be had from the Hub"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_tokenizer(where and str(where))

@@ -1,7 +1,10 @@
 """Tokenizers: nothing is lost, nothing is guessed."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers
 
 from headwise.errors import UserError
 from headwise.tokenizer import BYTES, PIECE, TextStream, Tokenizer, pieces, train_tokenizer
@@ -9,7 +12,7 @@ from headwise.tokenizer import BYTES, PIECE, TextStream, Tokenizer, pieces, trai
 TEXT = "The kids were scared of the lions,\r\n\tso they left right away. 🦁 naïve 日本\n" * 7
 
 
-@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 def test_round_trip_is_exact(kind):
     tokenizer = train_tokenizer(kind, TEXT, vocab_size=300)
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
@@ -20,11 +23,38 @@ def test_round_trip_is_exact(kind):
     assert tokenizer.decode([i for piece in encoded for i in piece]) == long
 
 
-def test_bpe_encodes_what_it_never_saw():
-    tokenizer = train_tokenizer("bpe", TEXT, vocab_size=300)
-    unseen = "Zażółć <|endoftext|> \x00\x7f 𝔘"
-    assert tokenizer.decode(tokenizer.encode(unseen)) == unseen
-    assert len(tokenizer.encode(TEXT)) < len(TEXT.encode())
+ANYTHING = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but halves of characters
+MADE = {kind: train_tokenizer(kind, TEXT, vocab_size=300) for kind in ("char", "byte", "bpe")}
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@given(text=ANYTHING)
+@example("Zażółć <|endoftext|> \x00\x7f 𝔘")
+def test_any_text_comes_back_as_it_was(kind, text):
+    assert MADE[kind].decode(MADE[kind].encode(text)) == text
+
+
+@given(text=st.text(st.sampled_from(sorted(set(TEXT)))))
+def test_characters_come_back_as_they_were(text):
+    assert MADE["char"].decode(MADE["char"].encode(text)) == text
+
+
+@given(text=ANYTHING)
+def test_a_byte_is_its_own_token(text):
+    assert MADE["byte"].encode(text) == list(text.encode())
+    assert MADE["byte"].vocab_size == 256
+
+
+def test_bpe_needs_fewer_tokens_than_bytes():
+    assert len(MADE["bpe"].encode(TEXT)) < len(TEXT.encode())
+
+
+def test_a_tokenizer_that_loses_something_is_named_with_what_it_loses():
+    MADE["bpe"].check_exact(TEXT, "bpe")
+    lossy = Tokenizer.from_json(MADE["bpe"].to_json())
+    lossy.backend.normalizer = normalizers.Lowercase()
+    with pytest.raises(UserError, match=r"tokenizer.path=x does not give 'The kids w' back as it was"):
+        lossy.check_exact(TEXT, "tokenizer.path=x")
 
 
 def test_char_has_one_token_for_each_distinct_character_in_order():

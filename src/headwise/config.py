@@ -19,8 +19,9 @@ from headwise.model.config import GPTConfig
 
 @dataclass
 class TokenizerConfig:
-    kind: str = "char"  # char, bpe
-    vocab_size: int = 1024  # for bpe; char has as many tokens as the text has characters
+    kind: str = "char"  # char, byte, bpe, file
+    vocab_size: int = 1024  # for bpe; char has as many tokens as the text has characters, byte 256
+    path: str | None = None  # for file: a tokenizer.json, or a folder or Hub name of one
 
 
 @dataclass
@@ -159,6 +160,11 @@ class TrainConfig:
             "data.path",
             lambda _: source == "files",
             f"is for data=files, and the text is that of {source}; add data=files",
+        )
+        self.check(
+            "tokenizer.path",
+            lambda _: self.tokenizer.kind == "file",
+            f"is for tokenizer=file, and the tokenizer is {self.tokenizer.kind}; add tokenizer=file",
         )
         self.check("seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
         self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")

@@ -266,14 +266,18 @@ def open_model(where: str | None, key: str = "checkpoint") -> Checkpoint:
     return native.load(native.find(where, key=key))
 
 
-def fetch(name: str, key: str) -> Path:
-    """The folder of a model of the Hub: the copy that is on this machine, or else it is fetched."""
+OF_TOKENIZER = ["tokenizer.json", "vocab.json", "merges.txt"]
+OF_MODEL = ["config.json", "*.safetensors*", *OF_TOKENIZER]
+
+
+def fetch(name: str, key: str, wanted: list[str] = OF_MODEL) -> Path:
+    """The folder of a model of the Hub, of which these files are wanted: the copy that is on this machine, or else it
+    is fetched."""
     from huggingface_hub import snapshot_download
 
-    wanted = ["config.json", "*.safetensors*", "tokenizer.json", "vocab.json", "merges.txt"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if is_complete(folder):
+        if is_complete(folder) if wanted is OF_MODEL else any((folder / file).is_file() for file in wanted):
             return folder
     except (OSError, ValueError):
         say(f"{key}={name} is no file or folder here; asking the Hub for a model of that name")
@@ -281,10 +285,8 @@ def fetch(name: str, key: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
     except (OSError, ValueError) as error:  # ValueError: no name that the Hub could have
         why = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{key}={name} is neither here nor to be had from the Hub ({why}); give a run's folder, a .ckpt file or a "
-            "Hugging Face folder"
-        ) from error
+        local = "a run's folder, a .ckpt file or a Hugging Face folder" if wanted is OF_MODEL else "a tokenizer.json"
+        raise UserError(f"{key}={name} is neither here nor to be had from the Hub ({why}); give {local}") from error
 
 
 def is_complete(folder: Path) -> bool:
@@ -326,6 +328,21 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             raise UserError(f"{file.name} cannot be read as safetensors; it may be damaged ({error})") from error
     # GPT-2's first checkpoints were saved without the head's part of the name.
     return {f"transformer.{n}" if re.match(r"(h|ln_f|wte|wpe)\.", n) else n: tensor for n, tensor in tensors.items()}
+
+
+def open_tokenizer(where: str | None, key: str = "tokenizer.path") -> Tokenizer:
+    """The tokenizer that `where` means: a tokenizer.json, a folder that holds one, or the Hub's name of a model that
+    does. `key` is where the user wrote it."""
+    require(bool(where), f"tokenizer=file needs {key}=FILE, a tokenizer.json, or a folder or Hub name of one")
+    path = path_of(str(where), key)
+    if not path.exists():
+        path = fetch(str(where), key, OF_TOKENIZER)
+    try:
+        return read_tokenizer(path) if path.is_dir() else Tokenizer.from_json(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{key}={where}: {error}") from error
+    except Exception as error:  # tokenizers raises nothing more particular
+        raise UserError(f"{key}={where} is no tokenizer.json ({error})") from error
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

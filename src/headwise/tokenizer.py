@@ -1,4 +1,4 @@
-"""Text to token ids and back, exactly: characters, or byte-level BPE, both made with `tokenizers`.
+"""Text to token ids and back, exactly: characters, bytes, or byte-level BPE, all made with `tokenizers`.
 
     tokenizer = train_tokenizer("char", text)
     tokenizer.decode(tokenizer.encode(text)) == text
@@ -16,7 +16,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
-from headwise.errors import UserError, choose
+from headwise.errors import UserError, choose, require
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -31,7 +31,7 @@ class Tokenizer:
         self.backend.encode_special_tokens = True  # text that spells a special token stays text
         self.backend.no_truncation()  # an imported one may cut
         self.backend.no_padding()
-        self.vocab_size = backend.get_vocab_size()
+        self.vocab_size = 1 + max(backend.get_vocab().values())  # numbers may be left out
         special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         self.end_of_text = backend.token_to_id(END_OF_TEXT) if END_OF_TEXT in special else None
         # A word-level tokenizer knows only its own characters; a byte-level one knows them all.
@@ -76,6 +76,14 @@ class Tokenizer:
             halves = any(map(SURROGATES.match, unknown))
             remedy = "give text in UTF-8" if halves else "use other characters, or tokenizer=bpe, which knows all"
             raise UserError(f"{what} holds characters the tokenizer has no token for: {listed}{more}; {remedy}")
+
+    def check_exact(self, text: str, what: str) -> None:
+        """Raise UserError if the text does not come back as it was; `what` names the tokenizer."""
+        again = self.decode(self.encode(text))
+        at = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), min(len(text), len(again)))
+        require(
+            again == text, f"{what} does not give {text[at : at + 10]!r} back as it was; take one that loses nothing"
+        )
 
     def label(self, token: int) -> str:
         """One token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""
@@ -165,9 +173,17 @@ def train_bpe(text: str, vocab_size: int) -> Backend:
     return backend
 
 
-TOKENIZERS: dict[str, Callable[[str, int], Backend]] = {"char": train_char, "bpe": train_bpe}
+def train_byte(text: str, vocab_size: int) -> Backend:
+    """One token for each byte of UTF-8, whose number it has; neither the text nor vocab_size apply."""
+    backend = Backend(models.BPE(vocab=BYTES, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+TOKENIZERS: dict[str, Callable[[str, int], Backend]] = {"char": train_char, "byte": train_byte, "bpe": train_bpe}
 
 
 def train_tokenizer(kind: str, text: str, vocab_size: int = 1024) -> Tokenizer:
-    """A tokenizer of the given kind (char, bpe) made from the text."""
+    """A tokenizer of the given kind (char, byte, bpe) made from the text."""
     return Tokenizer(choose("tokenizer.kind", kind, TOKENIZERS)(text, vocab_size))

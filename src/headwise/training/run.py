@@ -29,11 +29,11 @@ from headwise.data.text import SOURCES, read_text
 from headwise.errors import UserError, choose, require
 from headwise.evaluation import whole_split
 from headwise.files import write_text
-from headwise.hf import open_model
+from headwise.hf import open_model, open_tokenizer
 from headwise.inspection.probes import OWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
-from headwise.tokenizer import TOKENIZERS
+from headwise.tokenizer import PIECE, TOKENIZERS
 from headwise.training import callbacks, choices, loggers
 from headwise.training.choices import PRECISIONS, compiler_works
 from headwise.training.clock import Stopwatch
@@ -52,7 +52,7 @@ def check(config: TrainConfig) -> L.Trainer:
     """Raise UserError for whatever can be known to be wrong before any work is done. The trainer that comes back is
     good for asking what devices there are."""
     config.validate()
-    choose("tokenizer.kind", config.tokenizer.kind, TOKENIZERS)
+    choose("tokenizer.kind", config.tokenizer.kind, {**TOKENIZERS, "file": None})
     choose("data.source", config.data.source, SOURCES)
     choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
     choose("schedule.kind", config.schedule.kind, SCHEDULES)
@@ -179,6 +179,9 @@ def packed_text(config: TrainConfig, start: Checkpoint | None) -> Packed:
     data = config.data
     text = read_text(data.source, data.path, data.val_path, data.val_fraction)
     tokenizer = start.tokenizer if start else None
+    if not tokenizer and config.tokenizer.kind == "file":
+        tokenizer = open_tokenizer(config.tokenizer.path)
+        tokenizer.check_exact(text.train[:PIECE], f"tokenizer.path={config.tokenizer.path}")
     packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir, tokenizer)
     size = packed.tokenizer.vocab_size
     config.model.vocab_size = config.model.vocab_size or size
