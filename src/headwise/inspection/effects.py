@@ -8,6 +8,7 @@ Dimensions: B batch, T tokens, L = n_layer, H heads, D head width, C = n_embd, V
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +16,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from headwise.cli import say
 from headwise.inspection.capture import capture, edited
 from headwise.model.block import Block
 from headwise.model.gpt import GPT, eval_mode, next_token_loss
@@ -69,7 +71,7 @@ def importance(model: GPT, ids: Tensor) -> Tensor:
 @torch.no_grad()
 def ablation(model: GPT, ids: Tensor) -> Tensor:
     """How much worse the loss is, in nats per token, with the head's z replaced by its mean over all tokens: the head
-    says the same whatever it reads. One forward pass for each head."""
+    says the same whatever it reads. One forward pass for each head, which is told where it takes long."""
 
     def loss(edit: Callable[[int, Tensor], Tensor]) -> Tensor:
         with edited(model, edit):
@@ -77,8 +79,11 @@ def ablation(model: GPT, ids: Tensor) -> Tensor:
 
     worse = torch.zeros(model.config.n_layer, model.config.n_head)
     with eval_mode(model):
-        whole = loss(lambda layer, z: z)
+        whole, told = loss(lambda layer, z: z), time.monotonic()
         for at, head in product(range(model.config.n_layer), range(model.config.n_head)):
+            if time.monotonic() - told > 2:
+                say(f"ablation: head {at}.{head} of {model.config.n_layer} layers of {model.config.n_head}")
+                told = time.monotonic()
 
             def mean_of_head(layer: int, z: Tensor, at: int = at, head: int = head) -> Tensor:
                 if layer == at:

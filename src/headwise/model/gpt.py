@@ -46,11 +46,16 @@ class GPT(nn.Module):
         choose("model.init", config.init, INITS)(self)
 
     @classmethod
+    def undrawn(cls, config: GPTConfig) -> GPT:
+        """A model whose weights are whatever was in memory, for those who bring their own."""
+        with Undrawn():
+            return cls(config)
+
+    @classmethod
     def from_weights(cls, config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
         """A float32 model with these weights, named as in state_dict(); quicker than loading them into a
         model, for which random ones are drawn first."""
-        with Undrawn():
-            model = cls(config)
+        model = cls.undrawn(config)
         model.load_state_dict({name: value.float().clone() for name, value in weights.items()}, assign=True)
         model.tie()
         return model
