@@ -28,7 +28,7 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.files import output_path, whole, write_text
     from headwise.hf import open_model
     from headwise.inspection.look import heads_of, reading_of, sheet_of, view_of
-    from headwise.inspection.tables import Console, show_heads, show_walk
+    from headwise.inspection.tables import console_of, show_heads, show_walk
     from headwise.inspection.viewer import render
     from headwise.inspection.walkthrough import walk_through
 
@@ -42,7 +42,7 @@ def main(flags: argparse.Namespace) -> None:
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
     reading = reading_of(checkpoint, flags.prompt, "--prompt")
-    start, told, console = {}, dict[str, Any](checkpoint=str(checkpoint.path)), Console(highlight=False)
+    start, told, console = {}, dict[str, Any](checkpoint=str(checkpoint.path)), console_of()
     if walk:
         query = len(reading.ids) - 1 if flags.query is None else flags.query
         start = {"layer": flags.layer, "head": flags.head, "query": query, "walk": 1}

@@ -58,9 +58,10 @@ def test_the_guide_quotes_lines_that_are_there():
     """Each block of code stands after a link to the file whose lines it quotes, in their order."""
     parts = re.split(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.S)
     assert len(parts) > 20
+    links: list[str] = []
     for before, quoted in zip(parts[::2], parts[1::2], strict=False):
-        source = (GUIDE.parent / re.findall(r"\]\((\S+\.py)\)", before)[-1]).read_text()
-        at = 0
+        links += re.findall(r"\]\((\S+\.py)\)", before)
+        source, at = (GUIDE.parent / links[-1]).read_text(), 0
         for line in quoted.splitlines():
             at = source.find(line.strip(), at)
             assert at >= 0, line

@@ -23,6 +23,7 @@ def path_of(text: str, key: str) -> Path:
 
 def output_path(text: str, key: str, *endings: str) -> Path:
     """A file to be written, whose name ends in one of `endings`; checked before there is anything to write."""
+    require(bool(text), f"{key}= is empty; give a file's name")
     path = path_of(text, key)
     require(not path.is_dir(), f"{key}={text} is a folder; give a file's name")
     require(path.suffix.lower() in endings, f"{key}={text} must end in {endings[0]}")

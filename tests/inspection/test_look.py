@@ -84,7 +84,7 @@ def test_the_script_walks_through_a_head_and_opens_the_page_there(trained, tmp_p
     at = ["--layer", 1, "--head", 0, "--query", 4]
     flags = ["--checkpoint", trained, "--prompt", "The yield statement"]
     shown = script_here("attention", *flags, *at, "--output", "a.html", cwd=tmp_path).stdout
-    assert shown.startswith("Head 1.0 (layer 1, head 0), query 4 y\nWhat it seems to do: ")
+    assert shown.startswith("Head 1.0 (layer 1, head 0), query 4 y\nWhat it seems to do, over the whole text: ")
     assert shown.endswith("a.html\n")
     data = data_of((tmp_path / "a.html").read_text())
     assert data["start"] == {"layer": 1, "head": 0, "query": 4, "walk": 1}
@@ -92,7 +92,7 @@ def test_the_script_walks_through_a_head_and_opens_the_page_there(trained, tmp_p
     told = json.loads(script_here("attention", *flags, *at, "--heads", "--json", cwd=tmp_path).stdout)
     assert told["walkthrough"]["tokens"][4] == "y"
     assert [(row["layer"], row["head"]) for row in told["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert told["walkthrough"]["words"] == told["heads"][2]["words"].split("; makes")[0]
+    assert told["walkthrough"]["words"] == told["heads"][2]["words"]
     table = script_here("attention", *flags, "--heads", cwd=tmp_path).stdout
     assert table.count("\n1.0 ") == 2
     assert told["heads"][2]["words"].split()[0] in table

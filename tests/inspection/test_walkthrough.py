@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from rich.cells import cell_len
-from rich.console import Console
 
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
-from headwise.inspection.tables import number, show_walk
+from headwise.inspection.tables import console_of, number, show_walk
 from headwise.inspection.walkthrough import walk_through
 from headwise.tokenizer import train_tokenizer
 from tests.small import randomize, small_model, small_tokenizer
@@ -39,7 +38,7 @@ def walk_of(kind="modern", text=TEXT, layer=1, head=2, query=7, tokenizer=None):
 
 def printed(walk, width):
     out = io.StringIO()
-    show_walk(walk, "looks at lions", Console(file=out, width=width, highlight=False))
+    show_walk(walk, "looks at lions", console_of(out, width))
     return out.getvalue()
 
 
@@ -51,6 +50,11 @@ def test_every_number_of_the_json_follows_from_those_before_it(kind):
     query, width = told["query"], len(q)
     scores = k @ q
     scaled = scores / math.sqrt(width)
+    projected = np.array(told["w_q"]) @ told["x"] + told["b_q"]
+    assert np.allclose(told["projected"], projected, atol=1e-5)
+    assert told["then"] == ([] if kind == "classic" else ["normed", "turned by their positions"])
+    if not told["then"]:
+        assert np.allclose(q, projected, atol=1e-5)
     assert np.allclose(told["scores"], scores, atol=1e-4)
     assert np.allclose(told["scaled"], scaled, atol=1e-4)
     assert [x is None for x in told["masked"]] == [j > query for j in range(len(TEXT))]
@@ -74,6 +78,16 @@ def test_the_weights_are_the_models_and_all_parts_add_up_to_its_logits(kind):
             walk = walk_of(kind, layer=layer, query=query)
             assert walk.weights_off < 1e-6
             assert walk.logits_off < 1e-4
+
+
+@torch.no_grad()
+def test_the_query_is_the_normed_stream_projected_normed_and_turned():
+    walk, model = walk_of(), checkpoint_of().model
+    part = model.blocks[1].attention
+    angles = model.position.angles(torch.tensor([7]))
+    q = model.position.rotate(part.q_norm(walk.projected).view(1, 1, 1, -1), angles)
+    assert torch.allclose(q.flatten(), walk.q, atol=1e-5)
+    assert torch.allclose(walk.x, model.blocks[1].attention_norm(walk.before), atol=1e-6)
 
 
 @torch.no_grad()
@@ -122,13 +136,15 @@ def test_the_printed_numbers_follow_from_one_another_to_the_printed_digits(width
     assert weights[8:] == ("0.0000",) * 3
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [0, 40, 80, 200])
 @pytest.mark.parametrize("text", ["日本の lions 🦁 é", "[bold]x[/bold]\x07\x1b[31m", "a b\tc\nd"])
 def test_any_tokens_fit_any_width_and_nothing_is_markup(width, text):
     tokenizer = train_tokenizer("bpe" if "🦁" in text else "char", text + TEXT, 300)
     length = len(tokenizer.encode(text))
     out = printed(walk_of(text=text, query=min(length - 1, 12), tokenizer=tokenizer), width)
-    assert max(cell_len(line) for line in out.splitlines()) <= width
+    assert max(cell_len(line) for line in out.splitlines()) <= max(width, 80)  # narrower, the terminal wraps
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
+    assert out.count("[") == out.count("]") >= 30  # no vector is cut
     assert "\x1b" not in out
     if "bold" in text:
         assert "  0 [" in out

@@ -34,7 +34,7 @@ PLAIN = {
             "looks at the previous token 55% of the time; looks at the first",
         ),
         ({"entropy": 0.95}, "spreads its attention almost evenly over all it may see"),
-        ({"own_token": 0.3}, "not clear: 3.2 tokens back on average; nearest: the token itself, 30%"),
+        ({"own_token": 0.3}, "not clear: looks 3.2 tokens back on average, 30% of the time at the token itself"),
     ],
 )
 def test_a_head_is_described_by_what_it_does_most(scores, words):

@@ -86,13 +86,15 @@ def view_of(checkpoint: Checkpoint, readings: list[Reading], start: dict | None 
 
 
 def habits(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:
-    """What every head looks at, in shares: in the text, and in random tokens repeated for what is defined on them."""
+    """What every head looks at, in shares: in the text, and in random tokens repeated for what is defined on them; and
+    whether it copies."""
     scores: Scores = {}
     for repeats in repeats_probe(ordinary_tokens(checkpoint.tokenizer), checkpoint.model.config.block_size):
         seen_repeats, _ = see(checkpoint.model, repeats.ids)
         scores |= scores_of(seen_repeats, repeats)
     own = np.stack([own_token(shares(one.pattern))[0] for one in seen])
-    return scores | scores_of(seen, probe) | {"own_token": own}
+    copying = {"ov_copying": EFFECTS["ov_copying"](checkpoint.model, probe.ids).numpy()}
+    return scores | scores_of(seen, probe) | {"own_token": own} | copying
 
 
 def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:

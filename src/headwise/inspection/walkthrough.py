@@ -23,6 +23,7 @@ from headwise.checkpoint import Checkpoint
 from headwise.errors import require
 from headwise.inspection.effects import FrozenNorm, stream
 from headwise.inspection.recorder import see
+from headwise.model.block import Block
 
 TOP = 5  # tokens listed of each kind
 
@@ -37,7 +38,12 @@ class Walk:
     query: int
     tokens: list[str]  # as they are shown
     normalize: str  # softmax, or relu: max(score, 0) / number of visible keys
-    q: Tensor  # [D], as it meets the keys: normed and turned where the model does that
+    x: Tensor  # [C], the query's stream as the layer reads it: `before`, normed
+    w_q: Tensor  # [D, C], what it is multiplied with, and b_q [D] added (0 where the model has no biases)
+    b_q: Tensor
+    projected: Tensor  # [D], x W_Q + b_q
+    then: list[str]  # what the model does to queries and keys before they meet: "normed", "turned by their positions"
+    q: Tensor  # [D], the query as it meets the keys
     k: Tensor  # [T, D]
     v: Tensor  # [T, D]
     scores: Tensor  # [T], q.k
@@ -107,6 +113,11 @@ def walk_through(checkpoint: Checkpoint, ids: list[int], layer: int, head: int, 
     text = torch.tensor([ids])
     maps, logits = see(model, text)
     seen, group = maps[layer], model.config.n_head // model.config.kv_heads
+    block = model.blocks[layer]
+    assert isinstance(block, Block)
+    part, width = block.attention, model.config.head_width
+    w_q = part.qkv.weight[head * width : (head + 1) * width].float()
+    b_q = w_q.new_zeros(width) if part.qkv.bias is None else part.qkv.bias[head * width : (head + 1) * width].float()
     q, k, v = seen.q[0, head, query], seen.k[0, head // group], seen.v[0, head // group]
     scores = k @ q
     scaled = scores / math.sqrt(len(q))
@@ -116,6 +127,7 @@ def walk_through(checkpoint: Checkpoint, ids: list[int], layer: int, head: int, 
     parts = stream(model, text, slice(query, query + 1))
     heads, mlp = parts.heads[:, 0, :, 0], parts.mlp[:, 0, 0]  # [L, H, C] and [L, C]
     before = parts.embedding[0, 0] + heads[:layer].sum((0, 1)) + parts.bias[:layer].sum(0) + mlp[:layer].sum(0)
+    x = block.attention_norm(before)
     through = FrozenNorm(model, parts.total())
     rest = parts.embedding[0] + parts.bias.sum(0) + mlp.sum(0)  # [1, C]
     of_heads = through.logits(heads)  # [L, H, V]
@@ -127,6 +139,11 @@ def walk_through(checkpoint: Checkpoint, ids: list[int], layer: int, head: int, 
         query=query,
         tokens=[tokenizer.label(i) for i in ids],
         normalize=model.config.attention,
+        x=x,
+        w_q=w_q,
+        b_q=b_q,
+        projected=w_q @ x + b_q,
+        then=["normed"] * model.config.qk_norm + ["turned by their positions"] * (model.config.position == "rotary"),
         q=q,
         k=k,
         v=v,

@@ -38,7 +38,7 @@ def in_words(scores: Mapping[str, float]) -> str:
     if not said:
         nearest = max(shares, key=lambda habit: shares[habit])
         back = f"{scores['mean_distance']:.1f} tokens back on average"
-        return f"not clear: {back}; nearest: {HABITS[nearest]}, {shares[nearest]:.0%}"
+        return f"not clear: looks {back}, {shares[nearest]:.0%} of the time at {HABITS[nearest]}"
     copying = scores.get("ov_copying", 0.0)
     if abs(copying) >= COPIES:
         said.append(f"makes what it reads {'likelier' if copying > 0 else 'less likely'} to come next")
