@@ -30,6 +30,9 @@ from headwise.inspection.viewer import Page, View, render
 from headwise.inspection.words import in_words
 
 
+FEW = 8  # tokens; in fewer, the previous, the first and a token itself are often the same
+
+
 @dataclass
 class Reading:
     """A text to look at."""
@@ -117,10 +120,10 @@ def heads_of(checkpoint: Checkpoint, reading: Reading, effects: bool = True) -> 
     probe = Probe(reading.name, torch.tensor([reading.ids]))
     seen, _ = see(checkpoint.model, probe.ids)
     scores = (head_table if effects else habits)(checkpoint, probe, seen)
-    rows = []
+    rows, few = [], f" (in {len(reading.ids)} tokens, few to tell by)" if len(reading.ids) < FEW else ""
     for layer, head in np.ndindex(checkpoint.model.config.n_layer, checkpoint.model.config.n_head):
         row = {name: float(values[layer, head]) for name, values in scores.items()}
-        rows.append({"layer": layer, "head": head, **row, "words": in_words(row)})
+        rows.append({"layer": layer, "head": head, **row, "words": in_words(row) + few})
     return rows
 
 
