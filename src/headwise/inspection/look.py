@@ -29,7 +29,6 @@ from headwise.inspection.recorder import COLUMNS, Scores, kept, page_prompt, sco
 from headwise.inspection.viewer import Page, View, render
 from headwise.inspection.words import in_words
 
-
 FEW = 8  # tokens; in fewer, the previous, the first and a token itself are often the same
 
 
