@@ -732,3 +732,29 @@ def test_what_the_tests_read_cannot_be_written(page):
     page.evaluate("headwise.state.layer = 9; try { headwise.weight = null } catch {}; headwise = null")
     assert page.evaluate("typeof headwise.weight") == "function"
     assert state(page)["layer"] < 2
+
+
+# A text that the model wrote, and a walk that was asked for.
+
+
+def test_what_the_model_wrote_is_underlined_and_explained(visit, seen):
+    view = view_of(seen)
+    view.prompts[0].new, view.prompts[0].note = 4, "These are <b>some</b> of the tokens."
+    page = visit(render(view))
+    fresh = page.evaluate("[...document.querySelectorAll('.token.fresh')].map((token) => Number(token.dataset.token))")
+    assert fresh == list(range(4, len(view.prompts[0].labels)))
+    assert page.is_visible("#fresh")
+    assert page.inner_text("#note") == "These are <b>some</b> of the tokens."
+    choose(page, "prompt", 1)
+    assert page.is_hidden("#fresh")
+    assert page.inner_text("#note") == ""
+
+
+def test_a_walk_that_was_asked_for_is_in_sight(visit, seen):
+    def top_of_the_steps(start):
+        page = visit(render(view_of(seen, start=start)))
+        settle(page)
+        return page.evaluate("document.getElementById('tab-walk').getBoundingClientRect().top / innerHeight")
+
+    assert top_of_the_steps({}) > 1
+    assert 0 <= top_of_the_steps({"layer": 1, "head": 2, "query": 5, "walk": 1}) < 0.9

@@ -102,7 +102,8 @@ def habits(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Sc
 def head_table(checkpoint: Checkpoint, probe: Probe, seen: list[AttentionMap]) -> Scores:
     """Every score of every head: its habits, and what it does to predictions of the text."""
     scores = habits(checkpoint, probe, seen)
-    return scores | {name: effect(checkpoint.model, probe.ids).numpy() for name, effect in EFFECTS.items()}
+    missing = {name: effect for name, effect in EFFECTS.items() if name not in scores}
+    return scores | {name: effect(checkpoint.model, probe.ids).numpy() for name, effect in missing.items()}
 
 
 def written_here(reading: Reading, left_out: int, block_size: int) -> int | None:
