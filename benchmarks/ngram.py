@@ -15,26 +15,28 @@ import math
 from collections import Counter, defaultdict
 
 from headwise.data.text import Text, read_text
+from headwise.stream import whole
 
 
 def losses(text: Text, orders: int) -> list[float]:
     """Validation loss in nats per character of the 1-gram, 2-gram, ... model, `orders` of them."""
+    train, val = map(whole, text)
     follows: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(orders)]
-    for i, char in enumerate(text.train):
+    for i, char in enumerate(train):
         for length in range(min(i, orders - 1) + 1):
-            follows[length][text.train[i - length : i]][char] += 1
+            follows[length][train[i - length : i]][char] += 1
     totals = [{context: seen.total() for context, seen in table.items()} for table in follows]
-    uniform = 1 / len(set(text.train + text.val))
+    uniform = 1 / len(set(train + val))
     sums = [0.0] * orders
-    for i in range(1, len(text.val)):
-        char, probability = text.val[i], uniform
+    for i in range(1, len(val)):
+        char, probability = val[i], uniform
         for length in range(orders):
-            context = text.val[max(0, i - length) : i]
+            context = val[max(0, i - length) : i]
             if length <= i and context in follows[length]:
                 seen = follows[length][context]
                 probability = (seen[char] + len(seen) * probability) / (totals[length][context] + len(seen))
             sums[length] -= math.log(probability)
-    return [total / (len(text.val) - 1) for total in sums]
+    return [total / (len(val) - 1) for total in sums]
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, nargs="+", default=[2, 3, 4, 5, 6], help="which n (default: 2 to 6)")
     flags = parser.parse_args()
     text = read_text("files" if flags.data else "python_docs", flags.data, val_path=None, val_fraction=0.1)
-    print(f"{len(text.train):,} training and {len(text.val):,} validation characters")
+    print("{:,} training and {:,} validation characters".format(*(len(whole(half)) for half in text)))
     for order, loss in enumerate(losses(text, max(flags.orders)), start=1):
         if order in flags.orders:
             print(f"{order}-gram  {loss:.4f} nats per character")

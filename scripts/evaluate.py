@@ -12,7 +12,7 @@ def parser() -> Parser:
     flags.add_checkpoint()
     flags.add_precision()
     add = flags.add_argument
-    add("--data", metavar="PATH", help="a .txt file, a folder of them, or a glob; default: the text of the training")
+    add("--data", metavar="PATH", help="a text file, a folder of them, or a glob; default: the text of the training")
     add("--split", choices=["train", "val"], help="which part of the training's text; default: val")
     add("--json", action="store_true", help="print one object")
     return flags
@@ -24,6 +24,7 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.evaluation import measure
     from headwise.hf import open_model
     from headwise.inference import for_inference
+    from headwise.stream import source_of
 
     require(
         flags.data is None or not flags.split,
@@ -35,11 +36,11 @@ def main(flags: argparse.Namespace) -> None:
     told = flags.data is not None or trained
     require(bool(told), f"{checkpoint.path} does not say what it was trained on; give --data PATH")
     if flags.data is not None:
-        text, what = files(flags.data, "--data"), f"--data {flags.data}"
+        text, what = source_of(files(flags.data, "--data")), f"--data {flags.data}"
     else:
-        both = read_text(trained["source"], trained["path"], trained["val_path"], trained["val_fraction"])
-        text, what = (both.train if flags.split == "train" else both.val), "the text of the training"
-    say(f"reading {len(text):,} characters")
+        both = read_text(*(trained.get(key) for key in ("source", "path", "val_path", "val_fraction", "skip_bad")))
+        text, what = source_of(both.train if flags.split == "train" else both.val), "the text of the training"
+    say(f"reading {text.characters:,} characters")
     model = for_inference(checkpoint.model, flags.precision)
     measured = measure(model, checkpoint.tokenizer, text, what) | {"checkpoint": str(checkpoint.path)}
     if flags.json:

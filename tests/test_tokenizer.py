@@ -7,7 +7,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import normalizers
 
 from headwise.errors import UserError
-from headwise.tokenizer import BYTES, PIECE, TextStream, Tokenizer, pieces, train_tokenizer
+from headwise.stream import END, PIECE, stream_of
+from headwise.tokenizer import BYTES, END_OF_TEXT, TextStream, Tokenizer, train_tokenizer
 
 TEXT = "The kids were scared of the lions,\r\n\tso they left right away. 🦁 naïve 日本\n" * 7
 
@@ -18,9 +19,27 @@ def test_round_trip_is_exact(kind):
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert max(tokenizer.encode(TEXT)) < tokenizer.vocab_size
     long = TEXT * (3 * PIECE // len(TEXT))
-    encoded = list(tokenizer.encode_pieces(long))
+    encoded = list(tokenizer.encode_stream(stream_of(long)))
     assert len(encoded) > 2
-    assert tokenizer.decode([i for piece in encoded for i in piece]) == long
+    assert "".join(piece for piece, _ in encoded) == long
+    assert tokenizer.decode([i for _, ids in encoded for i in ids]) == long
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_documents_end_with_a_token_that_no_text_can_spell(kind):
+    told = f"so {END_OF_TEXT} they left"
+    tokenizer = train_tokenizer(kind, told, 300, documents=2)
+    encoded = [ids for _, ids in tokenizer.encode_stream(iter([told, END, "left", END]))]
+    assert encoded[1] == encoded[3] == [tokenizer.end_of_text]
+    assert tokenizer.end_of_text not in encoded[0] + encoded[2]
+    assert tokenizer.decode(encoded[0]) == told
+    assert train_tokenizer(kind, told, 300).end_of_text is None
+
+
+def test_unknown_characters_of_a_long_text_are_named_with_their_places():
+    tokenizer = train_tokenizer("char", "ab\n")
+    with pytest.raises(UserError, match=f"'c' at {5 * PIECE}"):
+        list(tokenizer.encode_stream(iter(["ab" * PIECE, "b" * (3 * PIECE) + "cab"])))
 
 
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but halves of characters
@@ -102,14 +121,6 @@ def test_byte_names_are_those_of_gpt2():
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     assert {chr_: byte for byte, chr_ in bytes_to_unicode().items()} == BYTES
-
-
-def test_pieces_join_to_the_text_and_end_at_lines():
-    text = ("x" * 99 + "\n") * 2000 + "y" * (2 * PIECE + 5)
-    parts = list(pieces(text))
-    assert "".join(parts) == text
-    assert parts[0].endswith("\n")
-    assert max(map(len, parts)) <= PIECE
 
 
 def test_a_stream_that_ends_inside_a_character_says_what_came():

@@ -27,7 +27,8 @@ class TokenizerConfig:
 @dataclass
 class DataConfig:
     source: str = "python_docs"  # python_docs, files, repeats
-    path: str | None = None  # for files: a .txt file, a folder of them, or a glob
+    path: str | None = None  # for files: a text file, a folder of them, or a glob
+    skip_bad: bool = False  # leave out files that cannot be read, rather than stop
     val_path: str | None = None  # validate on this text instead of holding out a part
     val_fraction: float = 0.1  # the text's last part, held out for validation
     batch_size: int = 32  # windows for each forward pass

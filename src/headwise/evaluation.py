@@ -15,6 +15,7 @@ from headwise.data.batches import ValBatches
 from headwise.data.packing import Packed
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.stream import Content, stream_of
 from headwise.tokenizer import Tokenizer
 
 
@@ -38,11 +39,15 @@ def whole_split(file: Path, packed: Packed, device: str = "cpu") -> dict:
     return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / packed.bytes_per_token("val")}
 
 
-def measure(model: GPT, tokenizer: Tokenizer, text: str, what: str = "the text") -> dict[str, float]:
+def measure(model: GPT, tokenizer: Tokenizer, text: Content, what: str = "the text") -> dict[str, float]:
     """What a model makes of a text: loss (nats per token), perplexity, bits_per_byte, tokens. Every token but the first
     is predicted, from those before it in its window of block_size. `what` names the text where it is wrong."""
-    ids = np.fromiter((i for piece in tokenizer.encode_pieces(text, what) for i in piece), dtype=np.int64)
+    encoded, size = [], 0
+    for piece, tokens in tokenizer.encode_stream(stream_of(text), what):
+        encoded.append(np.asarray(tokens, dtype=np.uint32))
+        size += len(piece.encode())
+    ids = np.concatenate(encoded)
     require(len(ids) >= 2, f"{what} is {len(ids)} token long, and the first is not predicted; give two at least")
     loss = mean_loss(model, ValBatches(ids, model.config.block_size, model.config.vocab_size))
-    bits = loss / math.log(2) * len(ids) / len(text.encode("utf-8"))
+    bits = loss / math.log(2) * len(ids) / size
     return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits, "tokens": len(ids)}

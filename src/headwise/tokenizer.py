@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
 from headwise.errors import UserError, choose, require
+from headwise.stream import END, Content, pieces, stream_of
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
 SURROGATES = re.compile("[\ud800-\udfff]")
-PIECE = 1 << 16  # characters encoded at a time, so that memory stays flat
+BATCH = 1 << 20  # characters encoded at once, so that memory stays flat
 
 
 class Tokenizer:
@@ -42,12 +42,20 @@ class Tokenizer:
         self.check(text, what)
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_pieces(self, text: str, what: str = "the text") -> Iterator[list[int]]:
-        """Token ids of a long text, one list per piece; pieces end at a line's end where there is one."""
-        self.check(text, what)
-        for batch in batched(pieces(text), 16):  # encoded side by side on all cores
-            for encoding in self.backend.encode_batch_fast(batch, add_special_tokens=False):
-                yield encoding.ids
+    def encode_stream(self, stream: Iterable[str | None], what: str = "the text") -> Iterator[tuple[str, list[int]]]:
+        """A long text's pieces and their token ids, and, after each document, the end-of-text token if there is one."""
+        at = 0
+        for batch in batches(stream):
+            texts = [piece for piece in batch if piece is not END]
+            for text in texts:
+                self.check(text, what, at)
+                at += len(text)
+            encodings = iter(self.backend.encode_batch_fast(texts, add_special_tokens=False))  # on all cores
+            for piece in batch:
+                if piece is not END:
+                    yield piece, next(encodings).ids
+                elif self.end_of_text is not None:
+                    yield "", [self.end_of_text]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`."""
@@ -67,11 +75,12 @@ class Tokenizer:
         found = set(halves) if self.characters is None else set(text) - self.characters
         return sorted(found, key=text.index)
 
-    def check(self, text: str, what: str = "the text") -> None:
-        """Raise UserError if the text holds characters this tokenizer has no token for."""
+    def check(self, text: str, what: str = "the text", start: int = 0) -> None:
+        """Raise UserError if the text, which is at `start` of a longer one, holds characters this tokenizer has no
+        token for."""
         unknown = self.unknown(text)
         if unknown:
-            listed = ", ".join(f"{c!r} at {text.index(c)}" for c in unknown[:5])
+            listed = ", ".join(f"{c!r} at {start + text.index(c)}" for c in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             halves = any(map(SURROGATES.match, unknown))
             remedy = "give text in UTF-8" if halves else "use other characters, or tokenizer=bpe, which knows all"
@@ -126,20 +135,17 @@ class TextStream:
         return self.tokenizer.decode(waiting) if waiting else ""
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of about PIECE characters, cut after a line's end where there is one."""
-    start = 0
-    while start < len(text):
-        cut = text.rfind("\n", start, start + PIECE) + 1
-        end = cut if cut > start and start + PIECE < len(text) else start + PIECE
-        yield text[start:end]
-        start = end
-
-
-def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The items in lists of `size`; the last may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+def batches(stream: Iterable[str | None]) -> Iterator[list[str | None]]:
+    """The stream's pieces in lists of about BATCH characters."""
+    batch: list[str | None] = []
+    length = 0
+    for piece in pieces(stream):
+        batch.append(piece)
+        length += len(piece or "-")
+        if length >= BATCH:
+            yield batch
+            batch, length = [], 0
+    if batch:
         yield batch
 
 
@@ -153,37 +159,46 @@ def _byte_names() -> dict[str, int]:
 BYTES = _byte_names()
 
 
-def train_char(text: str, vocab_size: int) -> Backend:
-    """One token for each distinct character of the text, in code point order; vocab_size does not apply."""
-    backend = Backend(models.WordLevel({c: i for i, c in enumerate(sorted(set(text)))}))
+def train_char(texts: Iterator[str], vocab_size: int) -> Backend:
+    """One token for each distinct character of the texts, in code point order; vocab_size does not apply."""
+    known: set[str] = set()
+    for text in texts:
+        known.update(text)
+    backend = Backend(models.WordLevel({c: i for i, c in enumerate(sorted(known))}))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     return backend
 
 
-def train_bpe(text: str, vocab_size: int) -> Backend:
-    """GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the text; the 256 bytes at least."""
+def train_bpe(texts: Iterator[str], vocab_size: int) -> Backend:
+    """GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the texts; the 256 bytes at least."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    backend.train_from_iterator(pieces(text), trainer)
+    backend.train_from_iterator(texts, trainer)
     return backend
 
 
-def train_byte(text: str, vocab_size: int) -> Backend:
-    """One token for each byte of UTF-8, whose number it has; neither the text nor vocab_size apply."""
+def train_byte(texts: Iterator[str], vocab_size: int) -> Backend:
+    """One token for each byte of UTF-8, whose number it has; neither the texts nor vocab_size apply."""
     backend = Backend(models.BPE(vocab=BYTES, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
-TOKENIZERS: dict[str, Callable[[str, int], Backend]] = {"char": train_char, "byte": train_byte, "bpe": train_bpe}
+Train = Callable[[Iterator[str], int], Backend]
+TOKENIZERS: dict[str, Train] = {"char": train_char, "byte": train_byte, "bpe": train_bpe}
 
 
-def train_tokenizer(kind: str, text: str, vocab_size: int = 1024) -> Tokenizer:
-    """A tokenizer of the given kind (char, byte, bpe) made from the text."""
-    return Tokenizer(choose("tokenizer.kind", kind, TOKENIZERS)(text, vocab_size))
+def train_tokenizer(kind: str, text: Content, vocab_size: int = 1024, documents: int = 1) -> Tokenizer:
+    """A tokenizer of the given kind (char, byte, bpe) made from the text; one for several documents has a token to end
+    them."""
+    every = (piece for piece in pieces(stream_of(text)) if piece is not END)
+    backend = choose("tokenizer.kind", kind, TOKENIZERS)(every, vocab_size)
+    if documents > 1:
+        backend.add_special_tokens([END_OF_TEXT])
+    return Tokenizer(backend)

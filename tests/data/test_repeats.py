@@ -4,7 +4,7 @@ from headwise.data.repeats import LINE, repeats
 
 
 def test_every_line_repeats_a_segment_without_a_character_twice():
-    text = repeats(None)
+    text = repeats()
     lines = text.split("\n")
     assert {len(line) for line in lines} == {LINE}
     assert len(set(text)) == 65
@@ -15,4 +15,4 @@ def test_every_line_repeats_a_segment_without_a_character_twice():
         assert len(set(line[:period])) == period
         periods.add(period)
     assert periods == set(range(8, 33))
-    assert text == repeats(None)
+    assert text == repeats()

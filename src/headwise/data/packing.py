@@ -18,8 +18,11 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +30,12 @@ import numpy as np
 from headwise.cli import say
 from headwise.data.text import Text
 from headwise.files import write_text
-from headwise.tokenizer import PIECE, Tokenizer, train_tokenizer
+from headwise.stream import Source, Stream, pieces, source_of
+from headwise.tokenizer import Tokenizer, train_tokenizer
 
-FORMAT = 1  # raise it when the meaning of these files changes
+FORMAT = 2  # raise it when the meaning of these files changes
 FILES = ("train.bin", "val.bin", "tokenizer.json")
+SAMPLE = 1 << 26  # characters that merges are learned from, at most
 
 
 class Packed:
@@ -74,7 +79,7 @@ def pack(
         settings["tokenizer"] = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
     elif tokenizer_kind != "char":
         settings["vocab_size"] = vocab_size
-    digests = {split: hashlib.sha256(part.encode()).hexdigest() for split, part in text._asdict().items()}
+    digests = {split: source_of(content).fingerprint for split, content in text._asdict().items()}
     key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / key
     if is_whole(folder):
@@ -97,35 +102,58 @@ def pack(
 
 def learn_tokenizer(text: Text, kind: str, vocab_size: int) -> Tokenizer:
     """A tokenizer made from the text. Characters of the held-out part count as known; merges are learned from the
-    training part alone."""
+    training part alone, of a long one from pieces all over it."""
     say(f"making a tokenizer of kind {kind} from the text")
-    tokenizer = train_tokenizer(kind, text.train + text.val if kind == "char" else text.train, vocab_size)
-    if kind != "char" and tokenizer.vocab_size < vocab_size:
+    train, val = map(source_of, text)
+    documents = max(train.documents, val.documents)
+    if kind == "char":
+        both = replace(train, read=lambda: chain(train.read(), val.read()))
+        return train_tokenizer(kind, both, documents=documents)
+    tokenizer = train_tokenizer(kind, sampled(train), vocab_size, documents)
+    if kind == "bpe" and tokenizer.vocab_size < vocab_size:
         say(f"the text has merges for {tokenizer.vocab_size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
     return tokenizer
 
 
+def sampled(source: Source) -> Source:
+    """Every n-th piece of a text, so that they have SAMPLE characters at most."""
+    every = -(-source.characters // SAMPLE)
+
+    def read() -> Stream:
+        return (piece for i, piece in enumerate(p for p in pieces(source.read()) if p) if i % every == 0)
+
+    return source if every <= 1 else replace(source, read=read)
+
+
 def write_packed(folder: Path, text: Text, tokenizer: Tokenizer, settings: dict) -> None:
     """Tokenize both splits into `folder` and describe them in its manifest."""
-    say(f"packing {len(text.train) + len(text.val):,} characters")
+    halves = {split: source_of(content) for split, content in text._asdict().items()}
+    total = sum(source.characters for source in halves.values())
+    say(f"packing {total:,} characters")
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    counts = {}
-    for split, part in text._asdict().items():
+    tokens, characters, sizes = (dict.fromkeys(halves, 0) for _ in range(3))
+    began = told = time.monotonic()
+    for split, source in halves.items():
         with (folder / f"{split}.bin").open("wb") as file:
-            counts[split] = 0
-            for i, ids in enumerate(tokenizer.encode_pieces(part)):
+            for piece, ids in tokenizer.encode_stream(source.read()):
                 np.asarray(ids, dtype=dtype).tofile(file)
-                counts[split] += len(ids)
-                if i % 256 == 255:
-                    say(f"{split}: {i * PIECE / len(part):.0%} packed")
+                tokens[split] += len(ids)
+                characters[split] += len(piece)
+                sizes[split] += len(piece.encode())
+                if time.monotonic() - told > 2:
+                    told = time.monotonic()
+                    done, spent = sum(characters.values()), told - began
+                    left = (total - done) * spent / done
+                    say(f"{done / total:.0%} packed, {done / spent:,.0f} characters a second, {left:.0f} s left")
     write_text(folder / "tokenizer.json", tokenizer.to_json())
     manifest = {
         "settings": settings,
         "dtype": dtype.str,
         "vocab_size": tokenizer.vocab_size,
-        "tokens": counts,
-        "characters": {split: len(part) for split, part in text._asdict().items()},
-        "bytes": {split: len(part.encode()) for split, part in text._asdict().items()},
+        "documents": {split: source.documents for split, source in halves.items()},
+        "tokens": tokens,
+        "characters": characters,
+        "bytes": sizes,
         "sha256": {name: checksum(folder / name) for name in FILES},
     }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")

@@ -33,7 +33,8 @@ from headwise.hf import open_model, open_tokenizer
 from headwise.inspection.probes import OWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
-from headwise.tokenizer import PIECE, TOKENIZERS
+from headwise.stream import pieces, stream_of
+from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks, choices, loggers
 from headwise.training.choices import PRECISIONS, compiler_works
 from headwise.training.clock import Stopwatch
@@ -177,11 +178,12 @@ def packed_text(config: TrainConfig, start: Checkpoint | None) -> Packed:
     """The run's text as tokens, of the tokenizer of the model to start from if there is one; the model's vocabulary
     becomes the tokenizer's."""
     data = config.data
-    text = read_text(data.source, data.path, data.val_path, data.val_fraction)
+    text = read_text(data.source, data.path, data.val_path, data.val_fraction, data.skip_bad)
     tokenizer = start.tokenizer if start else None
     if not tokenizer and config.tokenizer.kind == "file":
         tokenizer = open_tokenizer(config.tokenizer.path)
-        tokenizer.check_exact(text.train[:PIECE], f"tokenizer.path={config.tokenizer.path}")
+        first = next(piece for piece in pieces(stream_of(text.train)) if piece)
+        tokenizer.check_exact(first, f"tokenizer.path={config.tokenizer.path}")
     packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir, tokenizer)
     size = packed.tokenizer.vocab_size
     config.model.vocab_size = config.model.vocab_size or size
@@ -196,7 +198,8 @@ def make_callbacks(config: TrainConfig, devices: int, folder: Path, packed: Pack
     """What watches the run. Prompts that are not given are a stretch of the validation text."""
     tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
     val_every = config.trainer.val_check_interval
-    own = tokenizer.encode(own_probe(tokenizer.decode(packed.tokens("val")[:8192].tolist())))
+    held_out = [i for i in packed.tokens("val")[:8192].tolist() if i != tokenizer.end_of_text]
+    own = tokenizer.encode(own_probe(tokenizer.decode(held_out)))
     asked = [
         (f"prompt_{i}", tokenizer.encode(prompt, f"callbacks.attention.prompts: {prompt!r}"))
         for i, prompt in enumerate(wanted.attention.prompts, start=1)

@@ -1,0 +1,102 @@
+"""A text of any length as a stream of pieces, so that it never stands in memory as a whole.
+
+    for piece in stream_of(text):      # strings of any length; END after each document
+        ...
+
+Dimensions: characters, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+END = None  # ends a document
+Stream = Iterator[str | None]
+PIECE = 1 << 16  # characters of a piece that is encoded by itself
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text that can be read again and again."""
+
+    read: Callable[[], Stream]
+    characters: int
+    documents: int
+    fingerprint: str  # of its content
+
+
+Content = str | Source  # a string is a text of one document
+
+
+def stream_of(content: Content) -> Stream:
+    """The pieces of a text."""
+    if isinstance(content, str):
+        return iter([content, END])
+    return content.read()
+
+
+def source_of(content: Content) -> Source:
+    """A string as a text to read; a source as it is."""
+    return survey(partial(stream_of, content)) if isinstance(content, str) else content
+
+
+def whole(content: Content) -> str:
+    """A text that is known to be short, as one string."""
+    return "".join(piece for piece in stream_of(content) if piece)
+
+
+def survey(read: Callable[[], Stream]) -> Source:
+    """A text that was read once, to know how long it is and what it holds."""
+    characters, documents, digest = 0, 0, hashlib.sha256()
+    for piece in read():
+        if piece is END:
+            documents += 1
+            digest.update(b"\xff")  # which UTF-8 has not
+        else:
+            characters += len(piece)
+            digest.update(piece.encode("utf-8", "surrogatepass"))
+    return Source(read, characters, documents, digest.hexdigest())
+
+
+def part(source: Source, start: int, stop: int) -> Source:
+    """The characters of a text from start on, before stop."""
+
+    def read() -> Stream:
+        at = 0
+        for piece in source.read():
+            if piece is END:
+                if start < at <= stop:
+                    yield END
+                continue
+            inside = piece[max(0, start - at) : max(0, stop - at)]
+            at += len(piece)
+            if inside:
+                yield inside
+            if at > stop:
+                break
+
+    fingerprint = f"{source.fingerprint} {start} {stop}"
+    return Source(read, max(0, min(stop, source.characters) - start), source.documents, fingerprint)
+
+
+def pieces(stream: Iterable[str | None]) -> Stream:
+    """The stream in pieces of PIECE characters at most, each within a document, cut after a line's end where there is
+    one; END stays where it is."""
+    held = ""
+    for text in stream:
+        if text is END:
+            yield from filter(None, [held])
+            yield END
+            held = ""
+            continue
+        held, start = held + text, 0
+        while len(held) - start > PIECE:
+            cut = held.rfind("\n", start, start + PIECE) + 1
+            end = cut if cut > start else start + PIECE
+            yield held[start:end]
+            start = end
+        held = held[start:]
+    yield from filter(None, [held])
