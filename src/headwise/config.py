@@ -120,8 +120,48 @@ class CallbacksConfig:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
 
 
+class Checked:
+    """A configuration that can say which of its values is wrong."""
+
+    tokenizer: TokenizerConfig
+    data: DataConfig
+
+    def check(self, key: str, right: Callable[[Any], bool], rule: str) -> None:
+        """Raise UserError naming the key, its value and the rule, unless the value is null or right."""
+        value = attrgetter(key)(self)
+        require(value is None or right(value), f"{key}={value} {rule}")
+
+    def check_text(self) -> None:
+        """Raise UserError for what is wrong about the text and its tokenizer, before any of it is read."""
+        source = self.data.source
+        self.check(
+            "data.path",
+            lambda _: source == "files",
+            f"is for data=files, and the text is that of {source}; add data=files",
+        )
+        self.check(
+            "tokenizer.path",
+            lambda _: self.tokenizer.kind == "file",
+            f"is for tokenizer=file, and the tokenizer is {self.tokenizer.kind}; add tokenizer=file",
+        )
+        self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
+
+
 @dataclass
-class TrainConfig:
+class PrepareConfig(Checked):
+    """All of configs/prepare.yaml."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    plot: bool = False  # draw how long documents and how frequent tokens are
+
+    def validate(self) -> None:
+        """Raise UserError for a number out of its range."""
+        self.check_text()
+
+
+@dataclass
+class TrainConfig(Checked):
     """All of configs/train.yaml."""
 
     model: GPTConfig = field(default_factory=GPTConfig)
@@ -156,30 +196,14 @@ class TrainConfig:
         ):
             self.check(key, lambda value: value >= 0, "must be at least 0")
         self.check("init_from", lambda value: value.strip(), "names nothing; give a model, or leave it out")
-        source = self.data.source
-        self.check(
-            "data.path",
-            lambda _: source == "files",
-            f"is for data=files, and the text is that of {source}; add data=files",
-        )
-        self.check(
-            "tokenizer.path",
-            lambda _: self.tokenizer.kind == "file",
-            f"is for tokenizer=file, and the tokenizer is {self.tokenizer.kind}; add tokenizer=file",
-        )
+        self.check_text()
         self.check("seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
-        self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
         for key in ("optimizer.lr", "optimizer.muon_lr", "optimizer.eps", "trainer.gradient_clip_val"):
             self.check(key, lambda value: 0 < value < math.inf, "must be above 0, and a number")
         for key in ("optimizer.beta1", "optimizer.beta2", "optimizer.muon_momentum"):
             self.check(key, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
         self.check("schedule.decay_fraction", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
         self.check("schedule.min_lr_ratio", lambda value: 0 <= value <= 1, "must lie between 0 and 1")
-
-    def check(self, key: str, right: Callable[[Any], bool], rule: str) -> None:
-        """Raise UserError naming the key, its value and the rule, unless the value is null or right."""
-        value = attrgetter(key)(self)
-        require(value is None or right(value), f"{key}={value} {rule}")
 
     def global_batch(self, devices: int) -> int:
         """Windows for each optimizer step, over all devices."""

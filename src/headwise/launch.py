@@ -24,10 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from headwise.cli import fail
-from headwise.config import TrainConfig, dotted_keys
+from headwise.config import PrepareConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "prepare": PrepareConfig}  # of configs/<name>.yaml
 
 
 def new_run_folder(resume: str | None, experiment: str | None) -> str:
@@ -47,7 +48,7 @@ def new_run_folder(resume: str | None, experiment: str | None) -> str:
 
 
 def register() -> None:
-    """Tell Hydra the schema and the resolver that configs/train.yaml leans on."""
+    """Tell Hydra the schemas and the resolver that the configurations lean on."""
 
     folders: dict[str | None, str] = {}  # one for all jobs of -m, though each asks
 
@@ -57,7 +58,8 @@ def register() -> None:
             folders[resume] = new_run_folder(resume, hydra_part.runtime.choices.experiment)
         return folders[resume]
 
-    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
 
@@ -65,15 +67,14 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
     """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
     is what --help says first."""
 
-    composed = False
+    composed, schema = False, SCHEMAS[config_name]
 
     def job(config: DictConfig) -> None:
         nonlocal composed
         composed = True
         try:
-            refuse_unknown(config)
-            typed = OmegaConf.to_object(config)
-            assert isinstance(typed, TrainConfig)
+            refuse_unknown(config, schema)
+            typed: Any = OmegaConf.to_object(config)
             typed.validate()
             task(config)
         except UserError as error:
@@ -89,7 +90,8 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
-            leave_no_empty_folder()
+            if "run_dir" in config:
+                leave_no_empty_folder()
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
     register()
@@ -103,12 +105,12 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
     except Exception as error:
         if composed:
             raise
-        fail(one_line(error))  # whatever goes wrong this early comes from the command line
+        fail(one_line(error, schema))  # whatever goes wrong this early comes from the command line
 
 
-def refuse_unknown(config: DictConfig) -> None:
+def refuse_unknown(config: DictConfig, schema: type) -> None:
     """Raise UserError for a key added with + or removed with ~, which Hydra allows and nobody would read."""
-    known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(TrainConfig), config))
+    known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(schema), config))
     for key in given:
         require(key in known, f"{key} is not a key of the configuration{did_you_mean(key, known)}")
     for key in known:
@@ -121,6 +123,8 @@ def help_text(config_name: str, about: str) -> str:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose(config_name, overrides)
     folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
+    asked = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
+    folders = [folder for folder in folders if f"- {folder.name}: " in asked]
     groups = {folder.name: ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
     choices = "\n".join(f"{name}: {options}" for name, options in groups.items())
     keys = OmegaConf.to_yaml(config).rstrip()
@@ -136,7 +140,7 @@ def leave_no_empty_folder() -> None:
                 folder.rmdir()
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception, schema: type) -> str:
     """What Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -152,11 +156,11 @@ def one_line(error: Exception) -> str:
     if cause is None:
         return ": ".join(line.strip() for line in str(error).splitlines() if line.strip())
     key = str(getattr(cause, "full_key", ""))
-    known = list(dotted_keys(OmegaConf.structured(TrainConfig)))
+    known = list(dotted_keys(OmegaConf.structured(schema)))
     if key not in known:
         return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
     given = [argument for argument in sys.argv[1:] if argument.startswith(f"{key}=")]
-    return f"{(given or [key])[-1]} must be {expected(key)}"
+    return f"{(given or [key])[-1]} must be {expected(key, schema)}"
 
 
 KINDS = {
@@ -169,9 +173,9 @@ KINDS = {
 }
 
 
-def expected(key: str) -> str:
+def expected(key: str, schema: type) -> str:
     """What a key's value must be, in words, from its type in the schema."""
-    part: Any = TrainConfig
+    part: Any = schema
     *groups, last = key.split(".")
     for group in groups:
         part = get_type_hints(part)[group]

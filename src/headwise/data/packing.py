@@ -30,7 +30,7 @@ import numpy as np
 from headwise.cli import say
 from headwise.data.text import Text
 from headwise.files import write_text
-from headwise.stream import Source, Stream, pieces, source_of
+from headwise.stream import END, Source, Stream, pieces, source_of
 from headwise.tokenizer import Tokenizer, train_tokenizer
 
 FORMAT = 2  # raise it when the meaning of these files changes
@@ -131,11 +131,19 @@ def write_packed(folder: Path, text: Text, tokenizer: Tokenizer, settings: dict)
     total = sum(source.characters for source in halves.values())
     say(f"packing {total:,} characters")
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    tokens, characters, sizes = (dict.fromkeys(halves, 0) for _ in range(3))
+    documents, tokens, characters, sizes = (dict.fromkeys(halves, 0) for _ in range(4))
+
+    def counted(split: str) -> Stream:
+        last: str | None = END
+        for last in halves[split].read():
+            documents[split] += last is END
+            yield last
+        documents[split] += last is not END  # cut off by the split
+
     began = told = time.monotonic()
-    for split, source in halves.items():
+    for split in halves:
         with (folder / f"{split}.bin").open("wb") as file:
-            for piece, ids in tokenizer.encode_stream(source.read()):
+            for piece, ids in tokenizer.encode_stream(counted(split)):
                 np.asarray(ids, dtype=dtype).tofile(file)
                 tokens[split] += len(ids)
                 characters[split] += len(piece)
@@ -150,7 +158,7 @@ def write_packed(folder: Path, text: Text, tokenizer: Tokenizer, settings: dict)
         "settings": settings,
         "dtype": dtype.str,
         "vocab_size": tokenizer.vocab_size,
-        "documents": {split: source.documents for split, source in halves.items()},
+        "documents": documents,
         "tokens": tokens,
         "characters": characters,
         "bytes": sizes,

@@ -19,22 +19,19 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from headwise import checkpoint
+from headwise import checkpoint, prepare
 from headwise.checkpoint import Checkpoint
 from headwise.cli import say
 from headwise.config import TokenizerConfig, TrainConfig
 from headwise.data.datamodule import TextDataModule
-from headwise.data.packing import Packed, pack
-from headwise.data.text import SOURCES, read_text
+from headwise.data.packing import Packed
 from headwise.errors import UserError, choose, require
 from headwise.evaluation import whole_split
 from headwise.files import write_text
-from headwise.hf import open_model, open_tokenizer
+from headwise.hf import open_model
 from headwise.inspection.probes import OWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
-from headwise.stream import pieces, stream_of
-from headwise.tokenizer import TOKENIZERS
 from headwise.training import callbacks, choices, loggers
 from headwise.training.choices import PRECISIONS, compiler_works
 from headwise.training.clock import Stopwatch
@@ -53,8 +50,7 @@ def check(config: TrainConfig) -> L.Trainer:
     """Raise UserError for whatever can be known to be wrong before any work is done. The trainer that comes back is
     good for asking what devices there are."""
     config.validate()
-    choose("tokenizer.kind", config.tokenizer.kind, {**TOKENIZERS, "file": None})
-    choose("data.source", config.data.source, SOURCES)
+    prepare.check(config.data, config.tokenizer)
     choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
     choose("schedule.kind", config.schedule.kind, SCHEDULES)
     choices.check(config)
@@ -177,14 +173,7 @@ def adopt(config: TrainConfig, where: str | Path) -> Checkpoint:
 def packed_text(config: TrainConfig, start: Checkpoint | None) -> Packed:
     """The run's text as tokens, of the tokenizer of the model to start from if there is one; the model's vocabulary
     becomes the tokenizer's."""
-    data = config.data
-    text = read_text(data.source, data.path, data.val_path, data.val_fraction, data.skip_bad)
-    tokenizer = start.tokenizer if start else None
-    if not tokenizer and config.tokenizer.kind == "file":
-        tokenizer = open_tokenizer(config.tokenizer.path)
-        first = next(piece for piece in pieces(stream_of(text.train)) if piece)
-        tokenizer.check_exact(first, f"tokenizer.path={config.tokenizer.path}")
-    packed = pack(text, config.tokenizer.kind, config.tokenizer.vocab_size, data.cache_dir, tokenizer)
+    packed = prepare.prepare(config.data, config.tokenizer, start.tokenizer if start else None)
     size = packed.tokenizer.vocab_size
     config.model.vocab_size = config.model.vocab_size or size
     require(

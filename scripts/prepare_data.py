@@ -1,0 +1,26 @@
+"""Make a text ready for training, and see what was made of it.
+
+  python scripts/prepare_data.py data=files data.path=my.txt                      characters
+  python scripts/prepare_data.py data=files data.path=texts tokenizer=bpe tokenizer.vocab_size=4096
+  python scripts/prepare_data.py data=files data.path=texts plot=true             with a picture
+
+The tokens go to data.cache_dir, where scripts/train.py finds them with the same choices.
+"""
+
+from omegaconf import DictConfig
+
+from headwise.launch import launch
+
+
+def main(config: DictConfig) -> None:
+    from headwise.prepare import check, plot, prepare, report
+
+    check(config.data, config.tokenizer)
+    packed = prepare(config.data, config.tokenizer)
+    print(report(packed))
+    if config.plot:
+        print(f"picture          {plot(packed)}")
+
+
+if __name__ == "__main__":
+    launch(main, "prepare", __doc__ or "")

@@ -1,0 +1,91 @@
+"""A text made ready for training, as a configuration asks for it, and what was made, told.
+
+packed = prepare(config.data, config.tokenizer)
+print(report(packed))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from headwise.config import DataConfig, TokenizerConfig
+from headwise.data.packing import Packed, pack
+from headwise.data.text import SOURCES, read_text
+from headwise.errors import choose
+from headwise.files import whole as whole_file
+from headwise.hf import open_tokenizer
+from headwise.stream import pieces, stream_of
+from headwise.tokenizer import TOKENIZERS, Tokenizer
+
+SHOWN, SAMPLE = 20, 200  # tokens named as the most frequent; tokens of the sample
+BATCH = 1 << 22  # tokens counted at a time
+
+
+def check(data: DataConfig, tokenizer: TokenizerConfig) -> None:
+    """Raise UserError for a source or a kind there is not."""
+    choose("tokenizer.kind", tokenizer.kind, {**TOKENIZERS, "file": None})
+    choose("data.source", data.source, SOURCES)
+
+
+def prepare(data: DataConfig, wanted: TokenizerConfig, tokenizer: Tokenizer | None = None) -> Packed:
+    """The text that `data` names as tokens: of `tokenizer` if it is given, else of the one that is wanted."""
+    text = read_text(data.source, data.path, data.val_path, data.val_fraction, data.skip_bad)
+    if not tokenizer and wanted.kind == "file":
+        tokenizer = open_tokenizer(wanted.path)
+        first = next(piece for piece in pieces(stream_of(text.train)) if piece)
+        tokenizer.check_exact(first, f"tokenizer.path={wanted.path}")
+    return pack(text, wanted.kind, wanted.vocab_size, data.cache_dir, tokenizer)
+
+
+def counts(packed: Packed) -> np.ndarray:
+    """How often each token of the vocabulary stands in the training part, [V]."""
+    tokens, seen = packed.tokens("train"), np.zeros(packed.tokenizer.vocab_size, dtype=np.int64)
+    for start in range(0, len(tokens), BATCH):
+        seen += np.bincount(tokens[start : start + BATCH], minlength=len(seen))
+    return seen
+
+
+def report(packed: Packed) -> str:
+    """What was made, in lines."""
+    manifest, tokenizer, seen = packed.manifest, packed.tokenizer, counts(packed)
+    most = seen.argsort(kind="stable")[::-1][:SHOWN]
+    named = "  ".join(f"{tokenizer.label(int(i))} {seen[i] / seen.sum():.1%}" for i in most if seen[i])
+    lines = [f"folder           {packed.folder}"]
+    for name in ("documents", "characters", "bytes", "tokens"):
+        train, val = (manifest[name][split] for split in ("train", "val"))
+        lines.append(f"{name:<16} {train:,} for training, {val:,} held out")
+    lines += [
+        f"bytes per token  {packed.bytes_per_token('train'):.3f}",
+        f"vocabulary       {tokenizer.vocab_size:,} tokens; {int((seen > 0).sum()):,} stand in the training part",
+        f"most frequent    {named}",
+        "sample",
+        *(f"    {line}" for line in tokenizer.decode(packed.tokens("train")[:SAMPLE].tolist()).splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def plot(packed: Packed) -> Path:
+    """A picture of how frequent tokens and how long documents are, beside the tokens."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    seen = np.sort(counts(packed))[::-1]
+    left.loglog(np.arange(1, len(seen) + 1)[seen > 0], seen[seen > 0])
+    left.set(title="How often each token stands in the training part", xlabel="rank", ylabel="times")
+    right.hist(lengths(packed), bins=50)
+    right.set(title="How long documents are", xlabel="tokens", ylabel="documents")
+    with whole_file(packed.folder / "tokens.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+    return packed.folder / "tokens.png"
+
+
+def lengths(packed: Packed) -> np.ndarray:
+    """Tokens of each document of the training part."""
+    tokens, end = packed.tokens("train"), packed.tokenizer.end_of_text
+    if end is None:
+        return np.array([len(tokens)])
+    starts = [np.flatnonzero(tokens[i : i + BATCH] == end) + i for i in range(0, len(tokens), BATCH)]
+    return np.diff(np.concatenate([[-1], *starts]))
