@@ -47,15 +47,16 @@ def main(flags: argparse.Namespace) -> None:
         query = len(reading.ids) - 1 if flags.query is None else flags.query
         start = {"layer": flags.layer, "head": flags.head, "query": query, "walk": 1}
         steps = walk_through(checkpoint, reading.ids, flags.layer, flags.head, query)
-        same = {"layer": flags.layer, "head": flags.head}.items()
-        words = next(row["words"] for row in heads_of(checkpoint, reading, effects=False) if same <= row.items())
+    rows = heads_of(checkpoint, reading, effects=flags.heads) if walk or flags.heads else []
+    if walk:
+        words = rows[flags.layer * checkpoint.model.config.n_head + flags.head]["words"]
         told["walkthrough"] = steps.as_json() | {"words": words}
         if not flags.json:
             show_walk(steps, words, console)
     if flags.heads:
-        told["heads"] = heads_of(checkpoint, reading)
+        told["heads"] = rows
         if not flags.json:
-            show_heads(told["heads"], console)
+            show_heads(rows, console)
     if flags.json:
         print(json.dumps(told, indent=2))
     announce = say if flags.json else print
