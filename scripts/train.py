@@ -8,11 +8,15 @@
   python scripts/train.py trainer.max_steps=500 seed=1      any key below, as key=value
   python scripts/train.py resume=auto                       go on with the newest run of the experiment
   python scripts/train.py -m model.n_layer=2,4              every combination, one after the other
+  python scripts/train.py -m hydra/launcher=joblib threads=1 seed=1,2
+                                                            two at a time; hydra/launcher=slurm: on a cluster
 
-Results go to run_dir, by default runs/<experiment>/<date>_<time>; those of -m to its folders 0, 1, 2, ...
+Results go to run_dir, by default runs/<experiment>/<date>_<time>; those of -m to its folders 0, 1, 2, ..., with
+sweep.csv and sweep.html, which compare them, beside them.
 """
 
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -31,5 +35,11 @@ def main(config: DictConfig) -> None:
         print(report(summary))
 
 
+def report_sweep(folder: Path) -> None:
+    from headwise.sweep.report import end_of_multirun
+
+    end_of_multirun(folder)
+
+
 if __name__ == "__main__":
-    launch(main, "train", __doc__ or "")
+    launch(main, "train", __doc__ or "", after=report_sweep)

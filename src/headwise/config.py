@@ -217,6 +217,44 @@ class TrainConfig(Checked):
         return whole // part
 
 
+@dataclass
+class SearchConfig:
+    """What scripts/sweep.py tries, and how."""
+
+    space: dict[str, Any] = field(default_factory=dict)  # key: [choices] or {low, high, log, step}; see sweep/space.py
+    n_trials: int | None = None  # those that failed or were pruned included; null: 20, with grid every combination
+    sampler: str = "tpe"  # tpe, random, grid
+    pruner: str = "halving"  # halving, none
+    reduction: int = (
+        3  # at each rung one trial of so many goes on, and the next rung comes after so many times the steps
+    )
+    min_steps: int | None = None  # the first rung; null: trainer.val_check_interval
+    seed: int = 0  # of the sampler
+    jobs: int = 1  # processes that train at a time; 0: train, and leave the report to another
+    storage: str | None = None  # the journal that all processes share; null: study/journal.log in run_dir
+
+
+@dataclass
+class SweepConfig(TrainConfig):
+    """All of configs/sweep.yaml: what every run has, and what varies."""
+
+    sweep: SearchConfig = field(default_factory=SearchConfig)
+
+    def validate(self) -> None:
+        """Raise UserError for a number out of its range. What a run has is checked with what varies."""
+        self.check("sweep.n_trials", lambda value: value >= 1, "must be at least 1")
+        self.check("sweep.min_steps", lambda value: value >= 1, "must be at least 1")
+        self.check("sweep.reduction", lambda value: value >= 2, "must be at least 2")
+        self.check("sweep.jobs", lambda value: value >= 0, "must be at least 0")
+        self.check("sweep.seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
+        where = "give the sweep's own run_dir again, and it goes on where it stood"
+        self.check("resume", lambda _: False, f"goes on with one run; {where}")
+        self.check("estimate", lambda value: not value, "is for one run: scripts/train.py estimate=true")
+        require(
+            bool(self.sweep.space), "sweep.space is empty; choose a space (--help lists them) or give sweep.space=..."
+        )
+
+
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every key of a configuration, groups included, as it is written on the command line."""
     for key in map(str, config):

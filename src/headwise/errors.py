@@ -20,6 +20,10 @@ class RunError(RuntimeError):
     """A run that cannot go on, though nothing was wrong with its input: one line, exit code 1."""
 
 
+class Pruned(Exception):
+    """A run was ended on purpose, since others of its sweep do better: not a failure."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """'; did you mean rmsnorm?' for the option nearest to `name`, or nothing when none is near."""
     near = difflib.get_close_matches(name, list(options), n=1)

@@ -7,28 +7,53 @@ Torch is not imported here, so --help answers at once.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import sys
+import time
+import traceback
+import warnings
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any, get_type_hints
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from headwise.cli import fail
-from headwise.config import PrepareConfig, TrainConfig, dotted_keys
+from headwise.cli import fail, say
+from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
+from headwise.files import write_text
 
+warnings.filterwarnings(
+    "ignore", message="[\\s\\S]*validated against ConfigStore schema"
+)  # configs/hydra/launcher is, gladly
 CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "prepare": PrepareConfig}  # of configs/<name>.yaml
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "prepare": PrepareConfig,
+    "sweep": SweepConfig,
+}  # of configs/<name>.yaml
+ENDED = "ended.json"  # in the folder of a run of a sweep that did not come to its end: why
+LAUNCHERS = {
+    "joblib": "hydra_joblib_launcher",
+    "slurm": "hydra_submitit_launcher",
+    "submitit": "hydra_submitit_launcher",
+}
 
 
 def new_run_folder(resume: str | None, experiment: str | None) -> str:
@@ -47,6 +72,59 @@ def new_run_folder(resume: str | None, experiment: str | None) -> str:
     return str(next(path for path in (folder, *twins) if not path.exists()))
 
 
+class Multirun(Callback):
+    """What the jobs of a multirun have in common, in whatever process each runs."""
+
+    folder: Path | None = None  # of the multirun that this process has started
+    total, began = 0, 0.0  # how many jobs there are, and when the first began
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """One folder for all, since each would name its own; and how many there are, and what varies."""
+        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        varied = [override.get_key_element() for override in given if override.is_sweep_override()]
+        same = [override.get_key_element() for override in given if not override.is_sweep_override()]
+        (jobs,) = BasicSweeper.split_arguments(given, None)
+        self.total, self.began = len(jobs), time.time()
+        Multirun.folder = Path(config.run_dir)
+        if not config.hydra.launcher._target_.endswith("BasicLauncher"):
+            os.environ["TTY_COMPATIBLE"] = "0"  # several bars in one terminal would overwrite each other
+        if "submitit" in config.hydra.launcher._target_:
+            say(f"what the {self.total} runs say goes to {Multirun.folder / '.submitit'}")
+        Thread(target=self.watch, args=[Multirun.folder], daemon=True).start()
+        with open_dict(config):
+            if "run_dir" not in same and "run_dir" not in varied:
+                config.run_dir = str(Multirun.folder)  # resolved, once
+                config.hydra.overrides.task.append(f"run_dir={quoted(str(Multirun.folder))}")
+            exclude = ",".join(sorted({*same, "run_dir"} - set(varied)))
+            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{exclude}]")
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Which of the jobs begins."""
+        if self.total:
+            say(f"run {config.hydra.job.num} (of {self.total}): {config.hydra.job.override_dirname}")
+
+    def watch(self, folder: Path) -> None:
+        """Say how far the multirun is, whatever process its jobs run in."""
+        before = self.done(folder)
+        while Multirun.folder == folder:
+            time.sleep(0.5)
+            done = self.done(folder)
+            if done != before:
+                left = (time.time() - self.began) / done * (self.total - done)
+                say(f"{done} of {self.total} runs done" + (f"; about {left:.0f} s left" if done < self.total else ""))
+            before = done
+
+    def done(self, folder: Path) -> int:
+        """How many jobs have come to an end."""
+        runs = [folder / str(i) for i in range(self.total)]
+        return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
+
+
+def quoted(text: str) -> str:
+    """Text as a value in an override, whatever stands in it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def register() -> None:
     """Tell Hydra the schemas and the resolver that the configurations lean on."""
 
@@ -63,30 +141,36 @@ def register() -> None:
     OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
 
-def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> None:
+def launch(
+    task: Callable[[DictConfig], None], config_name: str, about: str, after: Callable[[Path], None] | None = None
+) -> None:
     """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
-    is what --help says first."""
+    is what --help says first. In a multirun a run that fails does not end the others; `after` gets all runs' folder."""
 
     composed, schema = False, SCHEMAS[config_name]
 
     def job(config: DictConfig) -> None:
         nonlocal composed
         composed = True
+        several = HydraConfig.get().mode == RunMode.MULTIRUN
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             refuse_unknown(config, schema)
             typed: Any = OmegaConf.to_object(config)
             typed.validate()
+            (folder / ENDED).unlink(missing_ok=True)
             task(config)
-        except UserError as error:
-            fail(str(error))
-        except RunError as error:
-            fail(str(error), code=1)
-        except OSError as error:
-            if error.filename is None:  # not about a path that the user gave
+        except Exception as error:
+            line, code = in_one_line(error)
+            if several:
+                if code is None:
+                    traceback.print_exc()
+                print(f"error: run {folder.name}: {line}", file=sys.stderr)
+                note_end(folder, list(HydraConfig.get().overrides.task), "failed", line, code)
+            elif code is None:
                 raise
-            fail(f"{error.filename}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths")
-        except OmegaConfBaseException as error:  # of a value: a ${...} that names nothing
-            fail(f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$")
+            else:
+                fail(line, code)
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
@@ -95,23 +179,71 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
     register()
+    Multirun.folder = None
     multirun = [flag for flag in sys.argv[1:] if flag in ("-m", "--multirun")]
     sys.argv[1:] = multirun + [argument for argument in sys.argv[1:] if argument not in multirun]  # wherever it stood
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(config_name, about))
             return
+        check_launcher()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+    except BrokenExecutor as error:  # of joblib: out of memory, say
+        fail(f"a run's process died ({str(error).splitlines()[0]}); the same command with resume=auto goes on", 1)
     except Exception as error:
         if composed:
             raise
         fail(one_line(error, schema))  # whatever goes wrong this early comes from the command line
+    finally:
+        folder, Multirun.folder = Multirun.folder, None
+        if folder:
+            leave_no_bare_multirun(folder)
+    if after and folder and folder.is_dir():
+        after(folder)
+
+
+def in_one_line(error: Exception) -> tuple[str, int | None]:
+    """What went wrong in a task, with the exit code; without one where it is a mistake of ours."""
+    match error:
+        case UserError():
+            return str(error), 2
+        case RunError():
+            return str(error), 1
+        case OSError(filename=str() as name):  # a path that the user gave
+            return f"{name}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths", 2
+        case OmegaConfBaseException():  # of a value: a ${...} that names nothing
+            return f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$", 2
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", None
+
+
+def note_end(folder: Path, overrides: list[str], state: str, why: str, code: int | None = None) -> None:
+    """Write down that a run of a sweep did not come to its end: what it was, and why."""
+    told = {"state": state, "why": why, "code": code, "overrides": overrides}
+    write_text(folder / ENDED, json.dumps(told, indent=2) + "\n")
+
+
+def check_launcher() -> None:
+    """Leave with one line where the launcher that is asked for needs a package that is missing."""
+    for argument in sys.argv[1:]:
+        name = argument.removeprefix("hydra/launcher=")
+        package = LAUNCHERS.get(name.split("_")[0])
+        if name != argument and package and not importlib.util.find_spec(f"hydra_plugins.{package}"):
+            extra = "sweep" if name == "joblib" else "slurm"
+            fail(f"{argument} needs the package {package.replace('_', '-')}: pip install -e '.[{extra}]'")
+
+
+def leave_no_bare_multirun(folder: Path) -> None:
+    """Remove what Hydra has written of a multirun, if no run has added to it."""
+    with suppress(OSError):  # not ours to remove, or to look into
+        if [file.name for file in folder.iterdir()] == ["multirun.yaml"]:
+            (folder / "multirun.yaml").unlink()
+            folder.rmdir()
 
 
 def refuse_unknown(config: DictConfig, schema: type) -> None:
     """Raise UserError for a key added with + or removed with ~, which Hydra allows and nobody would read."""
     known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(schema), config))
-    for key in given:
+    for key in (key for key in given if not key.startswith("sweep.space.")):  # which sweep/space.py reads
         require(key in known, f"{key} is not a key of the configuration{did_you_mean(key, known)}")
     for key in known:
         require(key in given, f"{key} is missing from the configuration; give it a value instead of removing it")
@@ -134,10 +266,14 @@ def help_text(config_name: str, about: str) -> str:
 def leave_no_empty_folder() -> None:
     """Remove the run's folder, which Hydra has made, if nothing was written there."""
     if HydraConfig.initialized():
-        folder = Path(HydraConfig.get().runtime.output_dir or ".")
-        with suppress(OSError):  # not ours to remove, or to look into
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        leave_no_empty(Path(HydraConfig.get().runtime.output_dir or "."))
+
+
+def leave_no_empty(folder: Path) -> None:
+    """Remove a folder if nothing is in it."""
+    with suppress(OSError):  # not ours to remove, or to look into
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def one_line(error: Exception, schema: type) -> str:

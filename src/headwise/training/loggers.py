@@ -16,8 +16,9 @@ from headwise.config import LoggerConfig
 from headwise.errors import choose, require
 
 
-def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
-    """The real W&B client: online after `wandb login` or with WANDB_MODE=online, else offline in the folder.
+def wandb_logger(config: LoggerConfig, folder: Path, about: dict, name: str | None, sweep: str | None) -> Logger:
+    """The real W&B client: online after `wandb login` or with WANDB_MODE=online, else offline in the folder. The runs
+    of a sweep are one group, named by what tells them apart.
 
     A start that fails (no network, say) falls back to offline, so that no training is lost to it. A resumed run goes on
     with its W&B run, or offline, where that cannot be, begins another of the same group.
@@ -30,8 +31,8 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
     settings: dict[str, Any] = {
         "project": config.project,
         "entity": config.entity,
-        "name": config.name or folder.name,
-        "group": config.name or folder.name,
+        "name": name or config.name or folder.name,
+        "group": config.name or sweep or folder.name,
         "dir": folder,
         "config": about,
         "settings": wandb.Settings(init_timeout=20, silent=True),  # the run's report says where it is
@@ -49,12 +50,12 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
     return WandbLogger(experiment=run)
 
 
-def tensorboard_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger:
+def tensorboard_logger(config: LoggerConfig, folder: Path, *_: Any) -> Logger:
     """TensorBoard event files in the folder."""
     return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
 
 
-def no_logger(config: LoggerConfig, folder: Path, about: dict) -> None:
+def no_logger(config: LoggerConfig, folder: Path, *_: Any) -> None:
     """Nothing: the run's folder has metrics.csv, heads.csv and the pictures with every logger."""
 
 
@@ -70,9 +71,12 @@ def check(config: LoggerConfig) -> None:
     require(there, "logger=tensorboard needs the tensorboard package: pip install tensorboard")
 
 
-def make_logger(config: LoggerConfig, folder: Path, about: dict) -> Logger | None:
-    """The logger that the configuration names, or None; `about` is the run's configuration."""
-    return choose("logger.kind", config.kind, LOGGERS)(config, folder, about)
+def make_logger(
+    config: LoggerConfig, folder: Path, about: dict, name: str | None = None, sweep: str | None = None
+) -> Logger | None:
+    """The logger that the configuration names, or None; `about` is the run's configuration. A run of a `sweep` has a
+    `name` there."""
+    return choose("logger.kind", config.kind, LOGGERS)(config, folder, about, name, sweep)
 
 
 def log_moment(

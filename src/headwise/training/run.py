@@ -7,13 +7,15 @@ import logging
 import sys
 import time
 import warnings
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -25,7 +27,7 @@ from headwise.cli import say
 from headwise.config import TokenizerConfig, TrainConfig
 from headwise.data.datamodule import TextDataModule
 from headwise.data.packing import Packed
-from headwise.errors import UserError, choose, require
+from headwise.errors import Pruned, UserError, choose, require
 from headwise.evaluation import whole_split
 from headwise.files import write_text
 from headwise.hf import open_model
@@ -46,6 +48,41 @@ from headwise.training.summary import git_commit, summarize, versions
 KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=classic or model=modern stands for
 
 
+@dataclass
+class Place:
+    """Where a run goes, and what asked for it."""
+
+    folder: Path  # of its results
+    overrides: list[str]  # as on the command line
+    again: str  # which command goes on with it
+    sweep: str | None = None  # the name of the sweep that it is one of
+    name: str | None = None  # what tells it from the others there
+
+
+def place_of_job() -> Place:
+    """That of the job that Hydra runs. One of a multirun is named by its number and what varies."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())  # as a user would write it
+    alone = hydra.mode != RunMode.MULTIRUN
+    whole = folder if alone else folder.parent
+    again = f"the same command with resume=auto run_dir={whole} goes on from its last checkpoint"
+    if alone:
+        return Place(folder, list(hydra.overrides.task), again)
+    return Place(folder, list(hydra.overrides.task), again, whole.name, f"{folder.name} {hydra.job.override_dirname}")
+
+
+def quieten() -> None:
+    """Keep Lightning from saying what hardware it did not find, and what is not so."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for untrue in (
+        ".*LeafSpec.*",  # Lightning 2.6 speaks to an older torch
+        ".*your dataloader is not resumable.*",  # TrainBatches starts at the trainer's global step
+    ):
+        warnings.filterwarnings("ignore", message=untrue)
+
+
 def check(config: TrainConfig) -> L.Trainer:
     """Raise UserError for whatever can be known to be wrong before any work is done. The trainer that comes back is
     good for asking what devices there are."""
@@ -62,24 +99,19 @@ def check(config: TrainConfig) -> L.Trainer:
     return trainer
 
 
-def train(composed: DictConfig) -> dict | None:
+def train(composed: DictConfig, place: Place | None = None, watchers: Sequence[L.Callback] = ()) -> dict | None:
     """Run the training that the configuration describes, or go on with it; returns summary.json's contents, or None
-    where there is nothing to report: with estimate=true, and on devices other than the first."""
+    where there is nothing to report: with estimate=true, and on devices other than the first. `place` is by default
+    that of Hydra's job; further `watchers` see each validation after the run's own, and may raise Pruned."""
     began = time.monotonic()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what hardware it did not find, and tips
-    for untrue in (
-        ".*LeafSpec.*",  # Lightning 2.6 speaks to an older torch
-        ".*your dataloader is not resumable.*",  # TrainBatches starts at the trainer's global step
-    ):
-        warnings.filterwarnings("ignore", message=untrue)
+    quieten()
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     probe = check(config)
     devices, device, first = probe.world_size, probe.strategy.root_device, probe.is_global_zero
     config.data.global_batch_size = config.global_batch(devices)  # a resumed run keeps it, whatever its devices
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())  # as a user would write it
+    place = place or place_of_job()
+    folder = place.folder
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
@@ -88,7 +120,7 @@ def train(composed: DictConfig) -> dict | None:
     if config.resume and not saved and first:
         say(f"resume={config.resume}: there is no checkpoint in {folder} yet; starting anew")
     before = saved["headwise"]["about"]["config"] if saved else None
-    start = adopt(config, resume_from or config.init_from) if config.init_from else None
+    start = adopt(config, resume_from or config.init_from, place.overrides) if config.init_from else None
     packed = packed_text(config, start)
     choices.settle(config, device.type, devices, before)
     config.compile = config.compile and not config.estimate and compiler_works(device)
@@ -107,45 +139,49 @@ def train(composed: DictConfig) -> dict | None:
     block_size, wanted = config.model.block_size, config.data
     datamodule = TextDataModule(packed, block_size, wanted.batch_size, accumulate, config.seed, wanted.val_tokens)
     peak = matmul_peak(device, PRECISIONS[config.trainer.precision])
-    watchers = make_callbacks(config, devices, folder, packed, peak)
+    watching = [*make_callbacks(config, devices, folder, packed, peak), *watchers]
     if config.estimate:
         print("\n".join([*lines, *measured(config, devices, model, device)]))
         return None
-    logger = loggers.make_logger(config.logger, folder, plain) if first else None
+    logger = loggers.make_logger(config.logger, folder, plain, place.name, place.sweep) if first else None
     if first:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
-        write_text(folder / "overrides.yaml", OmegaConf.to_yaml(list(HydraConfig.get().overrides.task)))
-        for line in [*lines, setting(config, devices, device, peak), f"folder           {folder}"]:
+        write_text(folder / "overrides.yaml", OmegaConf.to_yaml(place.overrides))
+        more = [*lines[1:], setting(config, devices, device, peak)] if not place.sweep or folder.name == "0" else []
+        for line in [lines[0], *more, f"folder           {folder}"]:
             say(line)
     if config.compile:
         say("compiling with the first step, which takes up to a minute, or some seconds with a warm cache")
         model.compile()  # in place, which keeps the weights' names
     whole_run = False
     try:
-        trainer = make_trainer(config, accumulate, watchers, logger)
+        trainer = make_trainer(config, accumulate, watching, logger)
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         whole_run = True
+    except Pruned:  # which is no failure
+        whole_run = True
+        raise
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
         if (folder / "checkpoints/last.ckpt").exists() and first:
-            say(f"interrupted; the same command with resume=auto run_dir={folder} goes on from its last checkpoint")
+            say(f"interrupted; {place.again}")
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
         wandb_run = loggers.whereabouts(logger)
         loggers.close(logger, failed=not whole_run)
     if not first:
         return None
-    summary = summarize(folder, model.n_parameters(), wandb_run, time.monotonic() - began)
+    summary = summarize(folder, place.overrides, model.n_parameters(), wandb_run, time.monotonic() - began)
     if config.data.val_tokens:  # the run validated on a part; what it came to is measured on all
         summary |= whole_split(folder / "checkpoints" / "best.ckpt", packed, str(device))
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def adopt(config: TrainConfig, where: str | Path) -> Checkpoint:
+def adopt(config: TrainConfig, where: str | Path, overrides: list[str]) -> Checkpoint:
     """The model to start from. `config` takes its kinds and sizes, all but the dropout and a shorter block_size; the
-    model keeps the weights that these use. Raises UserError for overrides that ask for another model."""
+    model keeps the weights that these use. Raises UserError for `overrides` that ask for another model."""
     start = open_model(str(where), "init_from")
-    given = {override.split("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task}
+    given = {override.split("=")[0].lstrip("+") for override in overrides}
     theirs = start.model.config
     for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
         raise UserError(f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 
 from headwise.files import CsvTable
 from headwise.inspection.plots import loss_curve
@@ -17,7 +16,7 @@ from headwise.training import callbacks
 from headwise.training.metrics import METRICS
 
 
-def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: float) -> dict:
+def summarize(folder: Path, overrides: list[str], parameters: int, wandb_run: str | None, seconds: float) -> dict:
     """What the run came to, read from what it has written, and its loss curve."""
     rows = CsvTable(folder / "metrics.csv", METRICS).rows()
     loss_curve(rows, folder / "loss.png")
@@ -40,7 +39,7 @@ def summarize(folder: Path, parameters: int, wandb_run: str | None, seconds: flo
         "tokens_per_second": round(tokens / trained, 1),
         "threads": torch.get_num_threads(),
         "run_dir": str(folder),
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": overrides,
         "checkpoint": str(folder / "checkpoints" / "best.ckpt"),
         "attention": [str(file) for file in maps if step_of(file) == newest],
         "attention_page": str(folder / "attention/view.html") if maps else None,
