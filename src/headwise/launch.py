@@ -137,7 +137,10 @@ def register() -> None:
         return folders[resume]
 
     for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+        node = OmegaConf.structured(schema)
+        if name == "sweep":
+            OmegaConf.set_struct(node.sweep.space, False)  # any key; sweep/space.py checks them
+        ConfigStore.instance().store(name=f"{name}_schema", node=node)
     OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
 
@@ -186,8 +189,14 @@ def launch(
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(config_name, about))
             return
+        if multirun and config_name == "sweep":
+            fail(f"{multirun[0]} is for scripts/train.py; what varies here is in sweep.space")
         check_launcher()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+    except KeyboardInterrupt:  # while the jobs were in other processes
+        if Multirun.folder:
+            say(f"interrupted; the same command with resume=auto run_dir={Multirun.folder} goes on")
+        sys.exit(130)
     except BrokenExecutor as error:  # of joblib: out of memory, say
         fail(f"a run's process died ({str(error).splitlines()[0]}); the same command with resume=auto goes on", 1)
     except Exception as error:
@@ -276,8 +285,9 @@ def leave_no_empty(folder: Path) -> None:
             folder.rmdir()
 
 
-def one_line(error: Exception, schema: type) -> str:
-    """What Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one."""
+def one_line(error: Exception, schema: type, arguments: list[str] | None = None) -> str:
+    """What Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one. The
+    arguments are by default those of the command line."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"
@@ -295,7 +305,8 @@ def one_line(error: Exception, schema: type) -> str:
     known = list(dotted_keys(OmegaConf.structured(schema)))
     if key not in known:
         return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
-    given = [argument for argument in sys.argv[1:] if argument.startswith(f"{key}=")]
+    all_given = sys.argv[1:] if arguments is None else arguments
+    given = [argument for argument in all_given if argument.startswith(f"{key}=")]
     return f"{(given or [key])[-1]} must be {expected(key, schema)}"
 
 

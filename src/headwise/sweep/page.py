@@ -26,7 +26,7 @@ ABOUT = {  # picture -> its title and what is to be seen
     ),
     "parallel_coordinates": (
         "All parameters at once",
-        "A line for each run through its values to its loss; the lower the loss, the stronger its colour. Thin: ended early.",
+        "A line for each run through its values to its loss. The better, the stronger its colour; thin: ended early.",
     ),
     "learning_curves": (
         "Learning curves",

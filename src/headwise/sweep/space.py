@@ -175,17 +175,29 @@ def kinds_of(key: str) -> set[str]:
     )
 
 
+def points_of(one: Dimension) -> list[Plain] | None:
+    """All values of a dimension; None of a range without steps, which has no end of them."""
+    if isinstance(one, Choices):
+        return list(one.options)
+    step = one.step if one.step is not None else 1 if one.whole and not one.log else None
+    if step is None:
+        return None
+    count = math.floor((one.high - one.low) / step + 1e-9) + 1
+    return [int(x) if one.whole else x for x in (one.low + i * step for i in range(count))]
+
+
+def combinations(space: list[Dimension]) -> int | None:
+    """How many there are; None where there is no end of them."""
+    sizes = [None if (points := points_of(one)) is None else len(points) for one in space]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
 def grid(space: list[Dimension]) -> list[dict[str, Plain]]:
-    """Every combination, as Optuna's parameters. Raises UserError for a range without steps, which has no end."""
-    values: list[list[Plain]] = []
+    """Every combination, as Optuna's parameters. Raises UserError for a range without steps."""
+    values = []
     for one in space:
-        if isinstance(one, Range):
-            step = one.step if one.step is not None else 1 if one.whole and not one.log else None
-            ask = "sweep.sampler=grid needs a list of choices, or a step"
-            require(step is not None, f"sweep.space: {one.key}: {ask}")
-            assert step is not None
-            count = math.floor((one.high - one.low) / step + 1e-9) + 1
-            values.append([int(x) if one.whole else x for x in (one.low + i * step for i in range(count))])
-        else:
-            values.append(list(one.options))
+        points = points_of(one)
+        ask = "sweep.sampler=grid needs a list of choices, or a step"
+        require(points is not None, f"sweep.space: {one.key}: {ask}")
+        values.append(points or [])
     return [dict(zip((one.key for one in space), point, strict=True)) for point in itertools.product(*values)]

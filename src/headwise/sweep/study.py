@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import lightning as L
@@ -44,7 +44,7 @@ from headwise.errors import Pruned, UserError, choose, require
 from headwise.files import path_of
 from headwise.launch import ENDED, in_one_line, note_end, one_line, quoted
 from headwise.sweep.report import Row, report, rows_of, short
-from headwise.sweep.space import Dimension, Plain, grid, keys_of, read_space
+from headwise.sweep.space import Dimension, Plain, combinations, grid, keys_of, read_space
 from headwise.training.metrics import losses
 from headwise.training.module import TrainingModule
 from headwise.training.run import Place, check, place_of_job, quieten, train
@@ -192,9 +192,8 @@ class Sweep:
         trial, overrides = claim.trial, claim.overrides
         folder = self.folder / str(trial.number)
         (folder / ENDED).unlink(missing_ok=True)
-        again = f"the same command with run_dir={self.folder} goes on from there"
         name = f"{trial.number} {' '.join(map(short, overrides))}"
-        place = Place(folder, [*self.given, *overrides], again, self.folder.name, name)
+        place = Place(folder, [*self.given, *overrides], "", self.folder.name, name)
         resume = ["resume=auto"] if (folder / "config.yaml").exists() else []
         reporter = Reporter(trial, folder / "metrics.csv")
         try:
@@ -257,7 +256,9 @@ def search(config: DictConfig) -> None:
     assert isinstance(typed, SweepConfig)
     wanted, folder = typed.sweep, place_of_job().folder
     space = read_space(wanted.space)
-    points = grid(space) if wanted.sampler == "grid" else None
+    size = combinations(space)
+    few = size is not None and size <= (wanted.n_trials or N_TRIALS)
+    points = grid(space) if wanted.sampler == "grid" or few else None
     choose("sweep.sampler", wanted.sampler, SAMPLERS)
     choose("sweep.pruner", wanted.pruner, dict.fromkeys(PRUNERS))
     given = [override for override in HydraConfig.get().overrides.task if not of_sweep(override)]
@@ -271,17 +272,22 @@ def search(config: DictConfig) -> None:
     journal.parent.mkdir(parents=True, exist_ok=True)
     study = open_study(journal, pruner(wanted, typed), config, folder)
     sweep = Sweep(study, wanted, space, points, given, folder, journal)
-    say(f"{sweep.total} trials of {', '.join(varied)} in {folder}; {wanted.sampler}, pruner {wanted.pruner}")
+    how = "every combination" if points else f"sampler {wanted.sampler}"
+    say(f"{sweep.total} trials of {', '.join(varied)} in {folder}; {how}, pruner {wanted.pruner}")
     over = sum(one.state in OVER for one in study.get_trials(deepcopy=False))
     if over:
         say(f"{over} of {sweep.total} trials are done; going on")
-    with helpers(wanted.jobs - 1, folder):
-        while claim := sweep.claim():
-            began = time.monotonic()
-            say(f"trial {claim.trial.number}: {' '.join(claim.overrides)}")
-            sweep.run(claim)
-            sweep.progress(claim.trial, began)
-            report(folder, sweep.rows(), varied, whole=False)
+    try:
+        with helpers(wanted.jobs - 1, folder):
+            while claim := sweep.claim():
+                began = time.monotonic()
+                say(f"trial {claim.trial.number}: {' '.join(claim.overrides)}")
+                sweep.run(claim)
+                sweep.progress(claim.trial, began)
+                report(folder, sweep.rows(), varied, whole=False)
+    except (KeyboardInterrupt, SystemExit):
+        say(f"interrupted; the same command with run_dir={folder} goes on where it stood")
+        raise
     if wanted.jobs:
         report(folder, sweep.rows(), varied)
 
@@ -297,31 +303,29 @@ def composed(overrides: list[str], folder: Path) -> DictConfig:
     try:
         return hydra.compose("train", [*overrides, f"run_dir={quoted(str(folder))}"])
     except Exception as error:  # Hydra has many; all of them are about an override
-        raise UserError(one_line(error, TrainConfig)) from error
+        raise UserError(one_line(error, TrainConfig, overrides)) from error
 
 
 def try_out(space: list[Dimension], given: list[str], folder: Path) -> None:
-    """Raise UserError for what can be known to be wrong before any trial: an end of a range or a choice that the key
-    does not take, or that no combination of ends can train."""
-    for one in space:
+    """Raise UserError for what can be known to be wrong before any trial: an end of a range, or a choice, that its key
+    does not take, or that cannot be trained with the first of all others nor with the last."""
+    config = TrainConfig()
+    corners = [[one.ends()[i] for one in space] for i in (0, -1)]
+    for place, one in enumerate(space):
         for end in one.ends():
-            try:
-                composed([*given, *end], folder)
-            except UserError as error:
-                raise UserError(f"sweep.space: {' '.join(end)}: {error}") from error
-    ends = [one.ends() for one in space]
-    errors = []
-    for corner in (0, -1):
-        config = OmegaConf.to_object(composed([*given, *(o for end in ends for o in end[corner])], folder))
-        assert isinstance(config, TrainConfig)
-        try:
-            check(config)
-            if not config.init_from:  # whose tokenizer it would be
-                prepare.prepare(config.data, config.tokenizer)
-            return
-        except UserError as error:
-            errors.append(error)
-    raise errors[0]
+            wrong: list[UserError] = []
+            for corner in corners:
+                overrides = [o for part in (*corner[:place], end, *corner[place + 1 :]) for o in part]
+                try:
+                    config = cast(TrainConfig, OmegaConf.to_object(composed([*given, *overrides], folder)))
+                    check(config)
+                    break
+                except UserError as error:
+                    wrong.append(error)
+            else:
+                raise wrong[0]
+    if not config.init_from:  # whose tokenizer it would be
+        prepare.prepare(config.data, config.tokenizer)
 
 
 def open_study(journal: Path, with_pruner: BasePruner, config: DictConfig, folder: Path) -> Study:

@@ -54,7 +54,7 @@ class Place:
 
     folder: Path  # of its results
     overrides: list[str]  # as on the command line
-    again: str  # which command goes on with it
+    again: str  # which command goes on with it; empty: that is said elsewhere
     sweep: str | None = None  # the name of the sweep that it is one of
     name: str | None = None  # what tells it from the others there
 
@@ -162,7 +162,7 @@ def train(composed: DictConfig, place: Place | None = None, watchers: Sequence[L
         whole_run = True
         raise
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
-        if (folder / "checkpoints/last.ckpt").exists() and first:
+        if (folder / "checkpoints/last.ckpt").exists() and first and place.again:
             say(f"interrupted; {place.again}")
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
