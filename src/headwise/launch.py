@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -109,7 +110,7 @@ class Multirun(Callback):
         while Multirun.folder == folder:
             time.sleep(0.5)
             done = self.done(folder)
-            if done != before:
+            if done > before:
                 left = (time.time() - self.began) / done * (self.total - done)
                 say(f"{done} of {self.total} runs done" + (f"; about {left:.0f} s left" if done < self.total else ""))
             before = done
@@ -121,8 +122,8 @@ class Multirun(Callback):
 
 
 def quoted(text: str) -> str:
-    """Text as a value in an override, whatever stands in it."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Text as a value in an override, whatever stands in it: Hydra reads backslashes as such only before a quote."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def register() -> None:

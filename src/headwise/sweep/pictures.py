@@ -27,7 +27,7 @@ THEMES = {  # paper, ink, faint ink, lines, marks
 COLOURS = matplotlib.colormaps["viridis"]
 PARAMETERS, HEAD_ROWS, NAMED = 12, 30, 8  # parameters with a panel; runs with a row of heads; curves with a name
 FEW, DRAWN = 8, 7  # distinct numbers that are told apart as names are; digits that only a sampler would give
-LABEL = 34  # characters of a run's name
+LABEL = 44  # characters of a run's name
 
 
 def draw(rows: list[Row], varied: list[str], theme: str) -> dict[str, bytes]:

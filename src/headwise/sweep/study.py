@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -171,6 +172,7 @@ class Sweep:
         """A claim with its overrides, which a trial that was interrupted keeps."""
         overrides = [override for one in self.space for override in one.suggest(trial)]
         trial.set_user_attr("overrides", overrides)
+        trial.set_user_attr("process", f"{os.getpid()} on {platform.node()}")
         trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
         return Claim(trial, overrides, lock)
 
@@ -334,13 +336,14 @@ def open_study(journal: Path, with_pruner: BasePruner, config: DictConfig, folde
     where = f"run_dir={folder} holds another sweep"
     with FileLock(f"{journal}.claims"):
         mend(journal)
-        backend = JournalFileBackend(str(journal), lock_obj=Lock(Path(f"{journal}.lock")))  # type: ignore[arg-type]
         try:
-            study = optuna.create_study(
-                study_name="sweep", storage=JournalStorage(backend), pruner=with_pruner, load_if_exists=True
-            )
+            backend = JournalFileBackend(str(journal), lock_obj=Lock(Path(f"{journal}.lock")))  # type: ignore[arg-type]
+            storage = JournalStorage(backend)
+            there = storage.get_all_studies()
+            start = optuna.load_study if there else optuna.create_study
+            study = start(study_name="sweep", storage=storage, pruner=with_pruner)
         except (ValueError, KeyError) as error:
-            raise UserError(f"{journal} cannot be read as a journal of Optuna; move it away") from error
+            raise UserError(f"{journal} cannot be read as the journal of a sweep; move it away") from error
         was = study.user_attrs.get("config", now)
         for key in sorted(was.keys() | now.keys()):
             before, after = was.get(key), now.get(key)

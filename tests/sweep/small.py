@@ -1,0 +1,30 @@
+"""Sweeps of models that train in a second, and what they leave."""
+
+import csv
+import subprocess
+import sys
+
+from tests.small import ROOT, script_here
+
+TINIEST = [
+    *("model.n_layer=1", "model.n_head=2", "model.n_embd=8", "model.block_size=16", "data.batch_size=2"),
+    *("data.val_tokens=500", "trainer.max_steps=6", "trainer.val_check_interval=2", "schedule.warmup_steps=1"),
+    *("logger=none", "callbacks.samples.every_n_steps=null", "callbacks.attention.every_n_steps=null", "threads=1"),
+]
+
+
+def sweep_here(cwd, run_dir, *overrides, ok=True):
+    """scripts/sweep.py in this process."""
+    return script_here("sweep", *TINIEST, f"run_dir={run_dir}", *overrides, cwd=cwd, ok=ok)
+
+
+def start_sweep(cwd, run_dir, *overrides):
+    """The same in a process of its own, to interrupt."""
+    command = [sys.executable, ROOT / "scripts/sweep.py", *TINIEST, f"run_dir={run_dir}", *overrides]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def table(folder):
+    """The rows of sweep.csv."""
+    with (folder / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))

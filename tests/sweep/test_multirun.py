@@ -1,0 +1,160 @@
+"""Grids by Hydra: one folder for all, whatever process a job runs in; those that fail are named, the others go on."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from headwise.launch import CONFIGS, register
+from tests.small import listen, script, script_here
+from tests.sweep.small import TINIEST, table
+
+
+def test_a_grid_ends_with_a_table_of_what_varies(tmp_path):
+    grid = ["optimizer.lr=0.01,1e30", "seed=5,7", "-m", "run_dir=out"]
+    result = script_here("train", *TINIEST, *grid, cwd=tmp_path, ok=False)
+    assert result.returncode == 1
+    rows = table(tmp_path / "out")
+    assert [(row["run"], row["optimizer.lr"], row["seed"]) for row in rows] == [
+        ("0", "0.01", "5"),
+        ("1", "0.01", "7"),
+        ("2", "1e+30", "5"),
+        ("3", "1e+30", "7"),
+    ]
+    assert [row["state"] for row in rows] == ["complete", "complete", "failed", "failed"]
+    for row in rows[:2]:
+        summary = json.loads((tmp_path / "out" / row["run"] / "summary.json").read_text())
+        assert float(row["val_loss"]) == summary["val_loss"]
+    assert "headwise: run 1 (of 4): optimizer.lr=0.01,seed=7" in result.stderr
+    assert "error: 2 of 4 runs failed; run 2: the training diverged by step" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "best             run" in result.stdout
+
+
+def test_a_grid_that_was_interrupted_goes_on_and_repeats_nothing(tmp_path):
+    """One run is there, one has failed by a rate that is since given up, one has not begun."""
+    grid = ["-m", "run_dir=out", "resume=auto"]
+    script_here("train", *TINIEST, "seed=5", *grid, cwd=tmp_path)
+    before = (tmp_path / "out/0/metrics.csv").stat().st_mtime_ns
+    (tmp_path / "out/1").mkdir()
+    (tmp_path / "out/1/ended.json").write_text('{"state": "failed", "why": "x", "code": 1, "overrides": ["seed=7"]}')
+    script_here("train", *TINIEST, "seed=5,7,11", *grid, cwd=tmp_path)
+    assert (tmp_path / "out/0/metrics.csv").stat().st_mtime_ns == before
+    assert [(row["seed"], row["state"]) for row in table(tmp_path / "out")] == [
+        (s, "complete") for s in ("5", "7", "11")
+    ]
+
+
+def test_a_grid_of_which_nothing_can_be_trained_leaves_nothing(tmp_path):
+    for wrong in ("model.n_embd=9,11", "model.n_lyer=1,2"):
+        result = script_here("train", *TINIEST, "-m", wrong, "run_dir=out", cwd=tmp_path, ok=False)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert not list(tmp_path.glob("out/*"))
+
+
+def test_runs_at_a_time_share_one_folder_and_have_the_losses_of_runs_in_turn(tmp_path):
+    """joblib, in processes of their own, with a run_dir that only the first process knows."""
+    grid = [*TINIEST, "-m", "seed=5,7"]
+    script_here("train", *grid, "run_dir=turn", cwd=tmp_path)
+    result = script("train", *grid, "hydra/launcher=joblib", cwd=tmp_path)
+    (folder,) = (tmp_path / "runs/quickstart").iterdir()
+    assert [(row["seed"], row["val_loss"]) for row in table(folder)] == [
+        (row["seed"], row["val_loss"]) for row in table(tmp_path / "turn")
+    ]
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1"]
+    assert "2 of 2 runs done" in result.stderr
+    assert "Warning" not in result.stderr
+
+
+def test_a_launcher_whose_package_is_missing_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = script_here("train", "-m", "hydra/launcher=joblib", "seed=1,2", cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: hydra/launcher=joblib needs the package hydra-joblib-launcher: pip install -e '.[sweep]'\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["joblib", "slurm"])
+def test_the_example_launchers_compose_and_their_keys_are_checked(name):
+    from hydra.errors import ConfigCompositionException
+
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"hydra/launcher={name}", "run_dir=x"], return_hydra_config=True)
+        assert config.hydra.launcher._target_.lower().endswith(f"{name}launcher")
+        with pytest.raises(ConfigCompositionException):
+            compose("train", [f"hydra/launcher={name}", "hydra.launcher.partitoin=x"], return_hydra_config=True)
+
+
+@pytest.mark.slow
+def test_jobs_of_submitit_share_one_folder(tmp_path):
+    """submitit's local executor, which is what SLURM runs but for the queue."""
+    script("train", *TINIEST, "-m", "seed=5,7", "hydra/launcher=submitit_local", cwd=tmp_path)
+    (folder,) = (tmp_path / "runs/quickstart").iterdir()
+    assert [row["state"] for row in table(folder)] == ["complete", "complete"]
+
+
+SBATCH = """#!{python}
+import os, re, subprocess, sys
+script = open(sys.argv[1]).read()
+open({log!r}, "w").write(script)
+first, last = re.search(r"--array=(\\d+)-(\\d+)", script).groups()
+for task in range(int(first), int(last) + 1):
+    ours = {{"SLURM_JOB_ID": str(90 + task), "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": str(task),
+             "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0",
+             "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "here"}}
+    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | ours)
+print("Submitted batch job 77")
+"""
+SRUN = """#!/bin/bash
+while [[ "$1" == -* ]]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
+exec "$@"
+"""
+SACCT = """#!/bin/bash
+echo 'JobID|State|NodeList'; echo '77_0|RUNNING|here'; echo '77_1|RUNNING|here'
+"""
+
+
+@pytest.mark.slow
+def test_what_the_slurm_example_submits_runs(tmp_path, monkeypatch):
+    """On a machine without SLURM: sbatch, srun and sacct are small programs that run what they are given here."""
+    log = str(tmp_path / "submitted.sh")
+    tools = {"sbatch": SBATCH.format(python=sys.executable, log=log), "srun": SRUN, "sacct": SACCT}
+    (tmp_path / "bin").mkdir()
+    for name, text in tools.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    wanted = ["hydra/launcher=slurm", "hydra.launcher.partition=small", "hydra.launcher.gpus_per_node=0"]
+    script("train", *TINIEST, "-m", "seed=5,7", "run_dir=out", *wanted, cwd=tmp_path)
+    assert [(row["seed"], row["state"]) for row in table(tmp_path / "out")] == [("5", "complete"), ("7", "complete")]
+    submitted = Path(log).read_text()
+    for line in ("#SBATCH --partition=small", "#SBATCH --cpus-per-task=4", "#SBATCH --time=240", "#SBATCH --mem=16GB"):
+        assert line in submitted
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_runs_at_a_time_with_one_line_and_130(tmp_path):
+    import subprocess
+
+    from tests.small import ROOT
+
+    endless = [*TINIEST, "trainer.max_steps=1000000", "trainer.val_check_interval=100000", "-m", "seed=1,2"]
+    command = [sys.executable, ROOT / "scripts/train.py", *endless, "run_dir=out", "hydra/launcher=joblib"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=listen, start_new_session=True, **quiet)
+    while not all((tmp_path / f"out/{i}/metrics.csv").exists() for i in range(2)):
+        time.sleep(0.1)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command with resume=auto run_dir=out goes on" in said
+    assert OmegaConf.load(tmp_path / "out/multirun.yaml")

@@ -1,0 +1,121 @@
+"""Search spaces: what they mean as overrides, and what is wrong with them in one line."""
+
+import optuna
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from headwise.errors import UserError
+from headwise.launch import CONFIGS, register
+from headwise.model.gpt import GPT
+from headwise.sweep.space import combinations, grid, read_space
+
+READY = sorted(file.stem for file in (CONFIGS / "sweep").glob("*.yaml"))
+
+
+def trial(**params):
+    return optuna.trial.FixedTrial(params)
+
+
+def test_choices_and_ranges_become_overrides():
+    space = read_space(
+        {
+            "optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+            "model.n_layer": {"low": 2, "high": 9, "step": 3},
+            "model.bias": [True, False],
+            "model.n_kv_head": [None, 1],
+            "data.path": ["it's a \\ text.txt"],
+        }
+    )
+    params = {"optimizer.lr": 0.003, "model.n_layer": 5, "model.bias": False, "model.n_kv_head": None}
+    fixed = trial(**params, **{"data.path": "it's a \\ text.txt"})
+    overrides = [override for one in space for override in one.suggest(fixed)]
+    assert overrides[:4] == ["optimizer.lr=0.003", "model.n_layer=5", "model.bias=false", "model.n_kv_head=null"]
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["run_dir=x", "data=files", *overrides])
+    assert (config.optimizer.lr, config.model.bias, config.data.path) == (0.003, False, "it's a \\ text.txt")
+
+
+def test_a_bundle_sets_several_keys_at_once():
+    (shape,) = read_space(
+        {"shape": [{"model.n_layer": 1, "model.n_embd": 64}, {"model.n_layer": 4, "model.n_embd": 32}]}
+    )
+    assert shape.suggest(trial(shape="n_layer=4 n_embd=32")) == ["model.n_layer=4", "model.n_embd=32"]
+
+
+def test_a_grid_is_every_combination_and_a_range_without_steps_has_none():
+    space = read_space({"seed": [3, 5], "model.dropout": {"low": 0.1, "high": 0.35, "step": 0.1}})
+    assert combinations(space) == 6
+    assert [point["seed"] for point in grid(space)] == [3, 3, 3, 5, 5, 5]
+    assert [point["model.dropout"] for point in grid(space)][:3] == pytest.approx([0.1, 0.2, 0.3])
+    endless = read_space({"optimizer.lr": {"low": 0.1, "high": 0.2}})
+    assert combinations(endless) is None
+    with pytest.raises(UserError, match=r"optimizer\.lr: sweep\.sampler=grid needs a list of choices, or a step"):
+        grid(endless)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "sweep.space is empty"),
+        ({"optimizer.lrr": [1]}, "optimizer.lrr is not a key of the configuration; did you mean optimizer.lr?"),
+        ({"n_layer": [1]}, "n_layer is not a key of the configuration; did you mean model.n_layer?"),
+        ({"callbacks": ["default"], "callbacks.samples": [1]}, "callbacks.samples is a group of keys"),
+        ({"optimizer.lr": {"low": 2, "high": 1}}, "optimizer.lr: low=2 must be below high=1"),
+        ({"optimizer.lr": {"lo": 2, "high": 1}}, "optimizer.lr.lo is none of low, high, log, step; did you mean low?"),
+        ({"optimizer.lr": {"low": 2}}, "all of them numbers"),
+        ({"optimizer.lr": {"low": True, "high": 2}}, "all of them numbers"),
+        ({"optimizer.lr": {"low": 0, "high": 2, "log": True}}, "low=0 must be above 0 with log=true"),
+        ({"optimizer.lr": {"low": 1, "high": 2, "log": True, "step": 1}}, "step=1 must be above 0, and without log"),
+        ({"optimizer.lr": {"low": 1, "high": 2, "log": "yes"}}, "log=yes must be true or false"),
+        ({"model.n_layer": {"low": 1, "high": 2.5}}, "model.n_layer takes whole numbers"),
+        ({"model.norm": {"low": 1, "high": 2}}, "model.norm takes no numbers; give a list of choices"),
+        ({"model.n_layer": 3}, "model.n_layer=3 must be a list of choices, or {low: ..., high: ...}"),
+        ({"model.n_layer": []}, "model.n_layer=[] holds no choices"),
+        ({"model.n_layer": [1, 1]}, "holds a choice twice"),
+        ({"model.n_layer": [[1], [2]]}, "must be a list of plain values"),
+        ({"run_dir": ["a", "b"]}, "run_dir cannot vary"),
+        ({"seed": [1], "both": [{"seed": 2}]}, "seed is varied twice"),
+        ({"both": [{"sed": 2}]}, "sed is not a key of the configuration; did you mean seed?"),
+        ({"both": [{}]}, "{} sets no key"),
+    ],
+)
+def test_what_is_wrong_with_a_space_is_said_with_its_key(space, message):
+    with pytest.raises(UserError) as error:
+        read_space(space)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name in READY if name != "own"])
+def test_every_choice_and_end_of_a_ready_space_is_a_model_that_can_be_trained(name):
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        sweep = OmegaConf.to_object(compose("sweep", [f"sweep={name}", "run_dir=x"])).sweep
+        space = read_space(sweep.space)
+        for end in (end for one in space for end in one.ends()):
+            OmegaConf.to_object(compose("train", ["run_dir=x", *end])).validate()
+
+
+def test_the_shapes_of_the_ready_space_have_the_same_parameters():
+    register()
+    sizes = []
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        sweep = OmegaConf.to_object(compose("sweep", ["sweep=shape", "run_dir=x"])).sweep
+        for end in read_space(sweep.space)[0].ends():
+            config = OmegaConf.to_object(compose("train", ["run_dir=x", *end])).model
+            config.vocab_size = 103
+            sizes.append(GPT(config).n_parameters())
+    assert max(sizes) / min(sizes) < 1.03, sizes
+
+
+def test_the_configuration_of_a_sweep_is_that_of_a_training_and_the_sweeps_own_group():
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for overrides in ([], ["model=classic", "experiment=induction"]):
+            one, other = (
+                OmegaConf.to_container(compose(name, ["run_dir=x", *overrides])) for name in ("train", "sweep")
+            )
+            del other["sweep"]
+            assert one == other
