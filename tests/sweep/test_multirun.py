@@ -110,7 +110,7 @@ for task in range(int(first), int(last) + 1):
     ours = {{"SLURM_JOB_ID": str(90 + task), "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": str(task),
              "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0",
              "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "here"}}
-    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | ours)
+    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print("Submitted batch job 77")
 """
 SRUN = """#!/bin/bash
