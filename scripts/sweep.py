@@ -13,14 +13,18 @@ Trials go to run_dir's folders 0, 1, 2, ..., and what they came to into sweep.cs
 """
 
 import sys
+from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
 from headwise.cli import say
+from headwise.errors import require
 from headwise.launch import launch
 
 
 def main(config: DictConfig) -> None:
+    missing = find_spec("optuna") is None
+    require(not missing, "a sweep needs the package optuna: pip install -e '.[sweep]'")
     if sys.stderr.isatty():
         say("loading torch, lightning and optuna, a few seconds")
     from headwise.sweep.study import search
