@@ -86,7 +86,7 @@ def table(folder: Path, rows: list[Row], varied: list[str]) -> str:
     for row in by_loss(rows):
         loss = f"{row.val_loss:.4f}" if math.isfinite(row.val_loss) else "–"
         cells = [*(digits(row.values.get(key, "–")) for key in varied), loss, str(row.steps)]
-        state = text(row.state) + (f"<br><small>{text(row.why)}</small>" if row.why else "")
+        state = text(row.state) + (f'<small class="why">{text(row.why)}</small>' if row.why else "")
         counts = [
             f"{row.formed[metric]} <small>({row.best[metric]:.2f})</small>" if metric in row.formed else "–"
             for metric in measured

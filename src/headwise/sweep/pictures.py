@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from headwise.inspection.heads import FORMED
-from headwise.sweep.report import Row, by_loss, digits, names_of
+from headwise.sweep.report import BRIEF, Row, brief, by_loss, names_of
 
 THEMES = {  # paper, ink, faint ink, lines, marks
     "light": ("#ffffff", "#1b1f27", "#59606d", "#d9dde4", "#1d4ed8"),
@@ -26,7 +26,7 @@ THEMES = {  # paper, ink, faint ink, lines, marks
 }
 COLOURS = matplotlib.colormaps["viridis"]
 PARAMETERS, HEAD_ROWS, NAMED = 12, 30, 8  # parameters with a panel; runs with a row of heads; curves with a name
-FEW, DRAWN = 8, 7  # distinct numbers that are told apart as names are; digits that only a sampler would give
+FEW, DRAWN = 8, 7  # distinct numbers that are told apart as names are; brief that only a sampler would give
 LABEL = 44  # characters of a run's name
 
 
@@ -162,7 +162,7 @@ def loss_by_parameter(rows: list[Row], varied: list[str], theme: str) -> Figure:
 
 def name_ticks(axes: Axes, scale: Scale) -> None:
     """Names under their places, tilted where they would run into each other."""
-    labels = [clipped(digits(name), 18) for name in scale.names]
+    labels = [clipped(brief(name), BRIEF) for name in scale.names]
     tilted = sum(map(len, labels)) > 26
     turn: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
     axes.set_xticks(range(len(labels)), labels, **turn)
@@ -186,11 +186,11 @@ def parallel_coordinates(rows: list[Row], varied: list[str], theme: str) -> Figu
         style: dict[str, Any] = {"lw": 1.8, "alpha": 0.9} if whole else {"lw": 0.7, "alpha": 0.7}
         axes.plot(range(len(keys) + 1), heights, color=tone[row.number] if whole else soft, **style)
     for place, (scale, end) in enumerate(zip(scales, ends, strict=True)):
-        marks = ticks(scale, end)
-        for height, name in marks:
+        for height, name in ticks(scale, end):
+            patch = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.6, "alpha": 0.75}
             axes.annotate(
-                clipped(name, 16), (place, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
-                color=ink, bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.6, "alpha": 0.75},
+                clipped(name, BRIEF), (place, height), xytext=(4, 0), textcoords="offset points", va="center",
+                fontsize=8, color=ink, bbox=patch,
             )  # fmt: skip
     for height in (0.0, 0.5, 1.0):
         text = f"{low + height * (top - low):.3f}" + (
@@ -222,7 +222,7 @@ def share(place: float, end: tuple[float, float], log: bool) -> float:
 def ticks(scale: Scale, end: tuple[float, float]) -> list[tuple[float, str]]:
     """What is written beside an axis, and how high."""
     if not scale.numeric:
-        return [(share(i, end, False), digits(name)) for i, name in enumerate(scale.names)]
+        return [(share(i, end, False), brief(name)) for i, name in enumerate(scale.names)]
     low, high = end
     middle = math.sqrt(low * high) if scale.log else (low + high) / 2
     return [(share(x, end, scale.log), f"{x:.3g}") for x in (low, middle, high)]
@@ -262,7 +262,7 @@ def learning_curves(rows: list[Row], varied: list[str], theme: str) -> Figure:
 def name_of(row: Row, varied: list[str]) -> str:
     """What tells a run from the others."""
     names = names_of(varied)
-    return " ".join(f"{names[key]}={digits(row.values.get(key, '–'))}" for key in varied)
+    return " ".join(f"{names[key]}={brief(row.values.get(key, '–'))}" for key in varied)
 
 
 def heads(rows: list[Row], varied: list[str], theme: str) -> Figure:
@@ -278,7 +278,7 @@ def heads(rows: list[Row], varied: list[str], theme: str) -> Figure:
     for y, row in enumerate(shown):
         for x, metric in enumerate(metrics):
             if metric in row.formed:
-                strong = scores[y, x] > 0.55
+                strong = scores[y, x] > (0.55 if theme == "light" else 0.4)
                 text = f"{row.formed[metric]} of {row.heads}"
                 light = "#ffffff" if theme == "light" else "#12151b"
                 axes.text(x, y, text, ha="center", va="center", fontsize=8, color=light if strong else ink)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ from headwise.launch import ENDED, leave_no_bare_multirun, leave_no_empty
 from headwise.training.metrics import losses
 
 SHOWN = 40  # rows of the table in the terminal
+BRIEF = 18  # characters of a value there and in pictures
 OWN = ("run_dir", "resume")  # overrides that say where a run is, not what it is
 
 
@@ -128,6 +130,12 @@ def digits(value: str) -> str:
         return value
 
 
+def brief(value: str) -> str:
+    """A value in little room: four digits of a number, the end of a long text."""
+    value = digits(value)
+    return value if len(value) <= BRIEF else "…" + value[1 - BRIEF :]
+
+
 def names_of(keys: list[str]) -> dict[str, str]:
     """Keys as column heads: their last parts, where these differ."""
     ends = [key.split(".")[-1] for key in keys]
@@ -168,16 +176,16 @@ def table_of(rows: list[Row], varied: list[str]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column("run", justify="right")
     for key in varied:
-        table.add_column(names[key], justify="right", overflow="fold")
+        table.add_column(names[key], justify="right", no_wrap=True)
     for name in ("val loss", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     looked = any(row.heads for row in rows)
     if looked:
-        table.add_column("induction heads", justify="right")
-    table.add_column("state")
+        table.add_column("induction heads", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for row in by_loss(rows)[:SHOWN]:
         loss = f"{row.val_loss:.4f}" if math.isfinite(row.val_loss) else "–"
-        cells = [str(row.number), *(digits(row.values.get(key, "–")) for key in varied), loss, str(row.steps)]
+        cells = [str(row.number), *(brief(row.values.get(key, "–")) for key in varied), loss, str(row.steps)]
         if looked:
             cells.append(f"{row.formed['induction']} of {row.heads}" if "induction" in row.formed else "–")
         table.add_row(*(Text(cell) for cell in [*cells, row.state]), style=None if row.state == "complete" else "dim")
@@ -196,8 +204,9 @@ def report(
 
     say("drawing the comparison")
     page = write_page(folder, rows, varied)
-    console = console or console_of()
-    console.print(table_of(rows, varied))
+    console, table = console or console_of(), table_of(rows, varied)
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), table).maximum)
+    console.print(table)  # in a narrower terminal its lines wrap, and no number is lost
     if len(rows) > SHOWN:
         print(f"and {len(rows) - SHOWN} more in sweep.csv")
     best = next((row for row in by_loss(rows) if row.state == "complete"), None)
