@@ -261,3 +261,43 @@ def test_thirty_trials_killed_at_random_moments_are_thirty_trials_none_twice(tmp
     assert all(
         trial.params["optimizer.lr"] == float(row["optimizer.lr"]) for trial, row in zip(told, rows, strict=True)
     )
+
+
+def test_folders_of_different_machines_can_share_one_journal(tmp_path):
+    """Each holds the runs that were trained there, and a table of all."""
+    shared = [*OWN, "sweep.pruner=none", "sweep.storage=shared/journal.log"]
+    sweep_here(tmp_path, "one", *shared, "sweep.n_trials=2")
+    sweep_here(tmp_path, "other", *shared, "sweep.n_trials=3")
+    assert [(row["run"], row["state"], row["folder"]) for row in table(tmp_path / "other")] == [
+        ("0", "complete", ""),
+        ("1", "complete", ""),
+        ("2", "complete", "other/2"),
+    ]
+    assert proposals(tmp_path / "other")[:2] == proposals(tmp_path / "one")
+    assert [row["val_loss"] for row in table(tmp_path / "other")[:2]] == [
+        row["val_loss"] for row in table(tmp_path / "one")
+    ]
+
+
+def test_a_trial_that_wants_several_devices_is_refused(tmp_path):
+    several = ["trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+    result = sweep_here(tmp_path, "out", *OWN, *several, ok=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: trainer.devices=2: a trial of a sweep trains on one device\n"
+
+
+def test_a_trial_killed_before_anything_was_proposed_gets_the_same_proposal(whole, tmp_path):
+    """The journal up to where the fourth trial was made, and no further."""
+    from shutil import copytree
+
+    folder = tmp_path / "out"
+    copytree(whole[0], folder)
+    journal = folder / "study/journal.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    made = [i for i, line in enumerate(lines) if "datetime_start" in line]
+    assert len(made) == 5
+    journal.write_text("".join(lines[: made[3] + 1]))
+    assert (trials(folder)[3].state.name, trials(folder)[3].params) == ("RUNNING", {})
+    sweep_here(tmp_path, "out", *OWN, "sweep.n_trials=4", "sweep.pruner=none")
+    assert proposals(folder)[3] == proposals(whole[0])[3]
+    assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 4

@@ -147,12 +147,16 @@ class Sweep:
             number = len(trials) - waiting
             if self.points is not None and not waiting:
                 self.study.enqueue_trial(self.points[number])
-            seed = np.random.SeedSequence((self.wanted.seed, number)).generate_state(1)[0]
-            self.study.sampler = SAMPLERS[self.wanted.sampler](int(seed))
+            self.study.sampler = self.sampler(number)
             trial = self.study.ask()
             lock = self.running(trial.number)
             lock.acquire(timeout=0)
             return self.taken(trial, lock)
+
+    def sampler(self, number: int) -> BaseSampler:
+        """What proposes a trial, seeded by its number."""
+        seed = np.random.SeedSequence((self.wanted.seed, number)).generate_state(1)[0]
+        return SAMPLERS[self.wanted.sampler](int(seed))
 
     def adopt(self, one: FrozenTrial) -> Claim | None:
         """Take over a trial, if its process is dead."""
@@ -161,6 +165,7 @@ class Sweep:
             lock.acquire(timeout=0)
         except Timeout:  # it lives
             return None
+        self.study.sampler = self.sampler(one.number)  # it may have been killed before anything was proposed
         trial = Trial(self.study, one._trial_id)
         if one.user_attrs.get("starts", 0) >= STARTS:
             self.fail(trial, one.user_attrs.get("overrides", []), f"its process died {STARTS} times")
@@ -320,7 +325,8 @@ def try_out(space: list[Dimension], given: list[str], folder: Path) -> None:
                 overrides = [o for part in (*corner[:place], end, *corner[place + 1 :]) for o in part]
                 try:
                     config = cast(TrainConfig, OmegaConf.to_object(composed([*given, *overrides], folder)))
-                    check(config)
+                    alone = check(config).world_size == 1
+                    require(alone, f"trainer.devices={config.trainer.devices}: a trial of a sweep trains on one device")
                     break
                 except UserError as error:
                     wrong.append(error)
