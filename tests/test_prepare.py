@@ -65,7 +65,7 @@ def test_the_script_prepares_what_training_finds(tmp_path):
     ("wrong", "message"),
     [
         ("tokenizr=bpe", "tokenizr is not a key of the configuration; did you mean tokenizer?"),
-        ("data=fils", "data=fils is none of files, python_docs"),
+        ("data=fils", "data=fils is none of files, fineweb_edu, hub, python_docs"),
         ("tokenizer=file", "tokenizer=file needs tokenizer.path=FILE"),
         ("trainer.max_steps=3", "trainer is not a key of the configuration"),
         ("plot=maybe", "plot=maybe must be true or false"),

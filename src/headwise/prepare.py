@@ -12,7 +12,7 @@ import numpy as np
 
 from headwise.config import DataConfig, TokenizerConfig
 from headwise.data.packing import Packed, pack
-from headwise.data.text import SOURCES, read_text
+from headwise.data.text import HOLD_OUT, SOURCES, read_text
 from headwise.errors import choose
 from headwise.files import whole as whole_file
 from headwise.hf import open_tokenizer
@@ -27,16 +27,17 @@ def check(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Raise UserError for a source or a kind there is not."""
     choose("tokenizer.kind", tokenizer.kind, {**TOKENIZERS, "file": None})
     choose("data.source", data.source, SOURCES)
+    choose("data.hold_out", data.hold_out, HOLD_OUT)
 
 
 def prepare(data: DataConfig, wanted: TokenizerConfig, tokenizer: Tokenizer | None = None) -> Packed:
     """The text that `data` names as tokens: of `tokenizer` if it is given, else of the one that is wanted."""
-    text = read_text(data.source, data.path, data.val_path, data.val_fraction, data.skip_bad)
+    text = read_text(data)
     if not tokenizer and wanted.kind == "file":
         tokenizer = open_tokenizer(wanted.path)
         first = next(piece for piece in pieces(stream_of(text.train)) if piece)
         tokenizer.check_exact(first, f"tokenizer.path={wanted.path}")
-    return pack(text, wanted.kind, wanted.vocab_size, data.cache_dir, tokenizer)
+    return pack(text, wanted.kind, wanted.vocab_size, data.cache_dir, tokenizer, data.num_proc)
 
 
 def counts(packed: Packed) -> np.ndarray:

@@ -9,14 +9,16 @@ A tokenizer travels as the JSON of `tokenizers` itself: in the token cache and i
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
 from headwise.errors import UserError, choose, require
-from headwise.stream import END, Content, pieces, stream_of
+from headwise.stream import END, Stream, pieces, stream_of
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -36,26 +38,39 @@ class Tokenizer:
         self.end_of_text = backend.token_to_id(END_OF_TEXT) if END_OF_TEXT in special else None
         # A word-level tokenizer knows only its own characters; a byte-level one knows them all.
         self.characters = set(backend.get_vocab()) if isinstance(backend.model, models.WordLevel) else None
+        self.table = None if self.characters is None else table_of(backend.get_vocab())
 
     def encode(self, text: str, what: str = "the text") -> list[int]:
         """Token ids of `text`. Raises UserError naming every unknown character and its place in `what`."""
         self.check(text, what)
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_stream(self, stream: Iterable[str | None], what: str = "the text") -> Iterator[tuple[str, list[int]]]:
-        """A long text's pieces and their token ids, and, after each document, the end-of-text token if there is one."""
-        at = 0
-        for batch in batches(stream):
-            texts = [piece for piece in batch if piece is not END]
+    def encode_batch(
+        self, batch: list[str | None], dtype: np.dtype, start: int = 0, what: str = "the text"
+    ) -> np.ndarray:
+        """Token ids of a long text's pieces, on all cores, with the end-of-text token, if there is one, after each
+        document. Raises UserError naming every unknown character; the batch is `start` characters into `what`."""
+        texts = [piece for piece in batch if piece is not END]
+        if self.table is not None:
+            found = iter(self.lookup(texts, what, start))
+        else:
             for text in texts:
-                self.check(text, what, at)
-                at += len(text)
-            encodings = iter(self.backend.encode_batch_fast(texts, add_special_tokens=False))  # on all cores
-            for piece in batch:
-                if piece is not END:
-                    yield piece, next(encodings).ids
-                elif self.end_of_text is not None:
-                    yield "", [self.end_of_text]
+                self.check(text, what, start)
+                start += len(text)
+            encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            found = (np.asarray(each.ids) for each in encodings)
+        end = [] if self.end_of_text is None else [self.end_of_text]
+        return np.concatenate([np.asarray(end if piece is END else next(found), dtype=dtype) for piece in batch])
+
+    def lookup(self, texts: list[str], what: str, start: int) -> Iterator[np.ndarray]:
+        """Token ids of texts, each character's read from a table."""
+        assert self.table is not None
+        for text in texts:
+            ids = self.table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")]
+            if (ids < 0).any():
+                self.check(text, what, start)
+            start += len(text)
+            yield ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`."""
@@ -159,12 +174,21 @@ def _byte_names() -> dict[str, int]:
 BYTES = _byte_names()
 
 
+def table_of(vocabulary: dict[str, int]) -> np.ndarray:
+    """The token of each character by its code point; -1 where there is none."""
+    table = np.full(sys.maxunicode + 1, -1, dtype=np.int32)
+    for name, token in vocabulary.items():
+        if len(name) == 1:
+            table[ord(name)] = token
+    return table
+
+
 def train_char(texts: Iterator[str], vocab_size: int) -> Backend:
     """One token for each distinct character of the texts, in code point order; vocab_size does not apply."""
-    known: set[str] = set()
+    known = np.zeros(sys.maxunicode + 1, dtype=bool)
     for text in texts:
-        known.update(text)
-    backend = Backend(models.WordLevel({c: i for i, c in enumerate(sorted(known))}))
+        known[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")] = True
+    backend = Backend(models.WordLevel({chr(code): token for token, code in enumerate(np.flatnonzero(known))}))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     return backend
@@ -194,11 +218,12 @@ Train = Callable[[Iterator[str], int], Backend]
 TOKENIZERS: dict[str, Train] = {"char": train_char, "byte": train_byte, "bpe": train_bpe}
 
 
-def train_tokenizer(kind: str, text: Content, vocab_size: int = 1024, documents: int = 1) -> Tokenizer:
+def train_tokenizer(kind: str, text: str | Stream, vocab_size: int = 1024, several: bool = False) -> Tokenizer:
     """A tokenizer of the given kind (char, byte, bpe) made from the text; one for several documents has a token to end
     them."""
-    every = (piece for piece in pieces(stream_of(text)) if piece is not END)
+    stream = stream_of(text) if isinstance(text, str) else text
+    every = (piece for piece in pieces(stream) if piece is not END)
     backend = choose("tokenizer.kind", kind, TOKENIZERS)(every, vocab_size)
-    if documents > 1:
+    if several:
         backend.add_special_tokens([END_OF_TEXT])
     return Tokenizer(backend)

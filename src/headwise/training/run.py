@@ -102,7 +102,8 @@ def train(composed: DictConfig) -> dict | None:
     L.seed_everything(config.seed, verbose=False)
     model = start.model.train() if start else GPT(config.model)
     lines, accumulate = plan(config, devices, model, packed.manifest["tokens"]), config.accumulate(devices)
-    about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
+    about = {"config": plain, "data": packed.key, "text": packed.manifest["text"]}
+    about |= {"versions": versions(), "git_commit": git_commit()}
     module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
     block_size, wanted = config.model.block_size, config.data
     datamodule = TextDataModule(packed, block_size, wanted.batch_size, accumulate, config.seed, wanted.val_tokens)
