@@ -21,6 +21,7 @@ from headwise.errors import UserError, choose, require
 from headwise.stream import END, Stream, pieces, stream_of
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
+EVERY_KIND = " A b\r\n\n  é日🦁\0 "  # what a tokenizer that adds or changes something would change
 SURROGATES = re.compile("[\ud800-\udfff]")
 BATCH = 1 << 20  # characters encoded at once, so that memory stays flat
 
@@ -39,6 +40,8 @@ class Tokenizer:
         # A word-level tokenizer knows only its own characters; a byte-level one knows them all.
         self.characters = set(backend.get_vocab()) if isinstance(backend.model, models.WordLevel) else None
         self.table = None if self.characters is None else table_of(backend.get_vocab())
+        bare = {name: token for name, token in backend.get_vocab().items() if name != END_OF_TEXT}
+        self.is_bytes = bare == BYTES and self.encode(EVERY_KIND) == list(EVERY_KIND.encode())
 
     def encode(self, text: str, what: str = "the text") -> list[int]:
         """Token ids of `text`. Raises UserError naming every unknown character and its place in `what`."""
@@ -57,8 +60,11 @@ class Tokenizer:
             for text in texts:
                 self.check(text, what, start)
                 start += len(text)
-            encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-            found = (np.asarray(each.ids) for each in encodings)
+            if self.is_bytes:
+                found = (np.frombuffer(text.encode(), dtype=np.uint8) for text in texts)
+            else:
+                encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+                found = (np.asarray(each.ids) for each in encodings)
         end = [] if self.end_of_text is None else [self.end_of_text]
         return np.concatenate([np.asarray(end if piece is END else next(found), dtype=dtype) for piece in batch])
 
