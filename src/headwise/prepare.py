@@ -76,8 +76,14 @@ def plot(packed: Packed) -> Path:
     seen = np.sort(counts(packed))[::-1]
     left.loglog(np.arange(1, len(seen) + 1)[seen > 0], seen[seen > 0])
     left.set(title="How often each token stands in the training part", xlabel="rank", ylabel="times")
-    right.hist(lengths(packed), bins=50)
-    right.set(title="How long documents are", xlabel="tokens", ylabel="documents")
+    sizes = lengths(packed)
+    if len(sizes) > 1:
+        width = -(-int(sizes.max() - sizes.min() + 1) // 50)  # a whole number of tokens, as every length is
+        right.hist(sizes, bins=np.arange(sizes.min(), sizes.max() + width + 1, width))
+        right.set(title="How long documents are", xlabel="tokens", ylabel="documents")
+    else:
+        right.set_axis_off()
+        right.text(0.5, 0.5, f"a single document of {sizes[0]:,} tokens", ha="center", va="center")
     with whole_file(packed.folder / "tokens.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     return packed.folder / "tokens.png"
