@@ -161,7 +161,7 @@ def test_an_interrupted_packing_goes_on_with_the_shards_it_had(tmp_path, small_s
     monkeypatch.setattr(packing, "learn_tokenizer", None)  # which it has already
     monkeypatch.setattr(packing, "write_shard", lambda file, *rest: (written.append(file.name), write(file, *rest)))
     packed = pack(several(), "bpe", 270, tmp_path / "cut")
-    assert "left from before" in capsys.readouterr().err
+    assert "going on where it stopped" in capsys.readouterr().err
     assert len(written) == len(set(written)) == len(list(expected.folder.glob("*.bin")))
     for file in expected.folder.glob("*.bin"):
         assert (packed.folder / file.name).read_bytes() == file.read_bytes()

@@ -139,15 +139,14 @@ def pack(
             say(f"{folder} is damaged; packing the text again")
             shutil.rmtree(folder)
         try:
-            tokenizer = tokenizer_of(making) or begin(
-                making, tokenizer or learn_tokenizer(halves, tokenizer_kind, vocab_size)
-            )
+            tokenizer = kept(making) or keep(making, tokenizer or learn_tokenizer(halves, tokenizer_kind, vocab_size))
             write_manifest(making, made_of, tokenizer, write_shards(making, halves, tokenizer, num_proc))
         except Exception:
             if not finished(making):
                 shutil.rmtree(making, ignore_errors=True)
             raise
         making.rename(folder)
+        (folder / "shards.json").unlink()
     return Packed(folder)
 
 
@@ -166,13 +165,13 @@ def alone(file: Path) -> Iterator[None]:
         lock.release()
 
 
-def tokenizer_of(making: Path) -> Tokenizer | None:
+def kept(making: Path) -> Tokenizer | None:
     """The tokenizer of a text whose packing was interrupted."""
     file = making / "tokenizer.json"
     return Tokenizer.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def begin(making: Path, tokenizer: Tokenizer) -> Tokenizer:
+def keep(making: Path, tokenizer: Tokenizer) -> Tokenizer:
     """Keep the tokenizer, for this time and the next if there is one."""
     shutil.rmtree(making, ignore_errors=True)
     write_text(making / "tokenizer.json", tokenizer.to_json())
@@ -191,8 +190,9 @@ def learn_tokenizer(halves: dict[str, Source], kind: str, vocab_size: int) -> To
     say(f"making a tokenizer of kind {kind} from the text")
     several = any(source.documents != 1 for source in halves.values())
     if kind == "char":
-        return train_tokenizer(kind, chain(*(source.read() for source in halves.values())), several=several)
-    tokenizer = train_tokenizer(kind, sampled(halves["train"]), vocab_size, several)
+        every = told(chain(*(source.read() for source in halves.values())))
+        return train_tokenizer(kind, every, several=several)
+    tokenizer = train_tokenizer(kind, told(sampled(halves["train"])), vocab_size, several)
     if kind == "bpe" and tokenizer.vocab_size < vocab_size:
         say(f"the text has merges for {tokenizer.vocab_size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
     return tokenizer
@@ -209,12 +209,22 @@ def sampled(source: Source) -> Stream:
             break
 
 
+def told(stream: Stream) -> Stream:
+    """The stream, with its progress."""
+    progress = Progress("read", "characters")
+    for piece in stream:
+        yield piece
+        progress(len(piece or ""))
+    if progress.done > SAMPLE // 8:
+        say(f"learning from {progress.done:,} characters")
+
+
 def write_shards(making: Path, halves: dict[str, Source], tokenizer: Tokenizer, num_proc: int | None) -> list[Shard]:
     """Tokenize both splits into files of the folder, but for those that are whole from before."""
     done, lengths = finished(making), [source.characters for source in halves.values()]
     total = None if None in lengths else sum(filter(None, lengths)) - sum(shard.characters for shard in done)
     much = "the text" if total is None else f"{total:,} characters"
-    say(f"packing {much}{', which are left from before' if done else ''}")
+    say(f"packing {much}{', going on where it stopped' if done else ''}")
     progress, dtype = Progress("packed", "characters", total), dtype_of(tokenizer)
     for split, source in halves.items():
         mine = [shard for shard in done if shard.split == split]
@@ -265,14 +275,13 @@ def write_manifest(making: Path, made_of: dict, tokenizer: Tokenizer, shards: li
             "versions": {name: version(name) for name in ("headwise", "tokenizers", "numpy")},
             "dtype": dtype_of(tokenizer).str,
             "vocab_size": tokenizer.vocab_size,
-            "shards": [asdict(shard) for shard in shards],
+            "shards": [{name: getattr(shard, name) for name in ("file", "split", "tokens")} for shard in shards],
             "files": {
                 name: {"sha256": sums[name], "stat": [stat.st_size, stat.st_mtime_ns]} for name, stat in stats.items()
             },
         }
     )
     write_text(making / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    (making / "shards.json").unlink()
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import http.client
 import importlib.util
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from glob import glob
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from headwise.data.repeats import repeats
 from headwise.data.surveys import once
 from headwise.errors import UserError, choose, require
 from headwise.files import path_of, whole
-from headwise.stream import Content, Source, Stream, first, part, source_of, spaced, stream_of, survey
+from headwise.stream import Content, Source, Stream, first, part, source_of, spaced, survey
 
 # Read in this order where a Python comes without its help topics: about as long, and in every Python from 3.11 on.
 FALLBACK_MODULES = """
@@ -50,18 +51,19 @@ def read_text(data: DataConfig) -> Text:
     where = f"data.path={data.path}" if data.path else f"data={data.source}"
     if val:
         rest, held = where, f"data.val_path={val}" if data.val_path else f"data.val_split={val}"
-        halves = Text(text, files(data, val, "data.val_path") if data.val_path else hub.dataset(data, val))
+        halves = text, files(data, val, "data.val_path") if data.val_path else hub.dataset(data, val)
     else:
         rest, held = f"{where} without the part held out", f"data.val_fraction={data.val_fraction} of {where}"
         halves = choose("data.hold_out", data.hold_out, HOLD_OUT)(text, data.val_fraction)
     require(any(piece and piece.strip() for piece in text.read()), f"{where} holds no text")
     for half, name in zip(halves, (rest, held), strict=True):
-        length = sum(len(piece) for piece in islice(filter(None, stream_of(half)), 2))
-        require(length >= 2, f"{name} is too short: {length} character(s); give more text or data.val_path")
-    return halves
+        length = half.characters
+        short = length is not None and length < 2
+        require(not short, f"{name} is too short: {length} character(s); give more text or data.val_path")
+    return Text(*halves)
 
 
-def last_characters(text: Source, fraction: float) -> Text:
+def last_characters(text: Source, fraction: float) -> tuple[Source, Source]:
     """All but the last characters, and those. Raises UserError for a text of unknown length."""
     length = text.characters
     if length is None:
@@ -69,16 +71,21 @@ def last_characters(text: Source, fraction: float) -> Text:
             "data.hold_out=position needs the text's length; give data.hold_out=documents or data.val_split"
         )
     cut = int(length * (1 - fraction))
-    return Text(part(text, 0, cut), part(text, cut, length))
+    return part(text, 0, cut), part(text, cut, length)
 
 
-def spaced_documents(text: Source, fraction: float) -> Text:
+def spaced_documents(text: Source, fraction: float) -> tuple[Source, Source]:
     """All but some documents, and those, evenly spaced."""
     require(text.documents != 1, "data.hold_out=documents needs several documents; the text is a single one")
-    return Text(spaced(text, fraction, others=True), spaced(text, fraction))
+    held = text.documents and math.floor(text.documents * fraction)
+    require(held != 0, f"data.val_fraction={fraction} of {text.documents} documents is not one; give a larger part")
+    return spaced(text, fraction, others=True), spaced(text, fraction)
 
 
-HOLD_OUT: dict[str, Callable[[Source, float], Text]] = {"position": last_characters, "documents": spaced_documents}
+HOLD_OUT: dict[str, Callable[[Source, float], tuple[Source, Source]]] = {
+    "position": last_characters,
+    "documents": spaced_documents,
+}
 
 
 def python_docs() -> str:
