@@ -44,6 +44,9 @@ class Text(NamedTuple):
     val: Content
 
 
+Halves = tuple[Source, Source]
+
+
 def read_text(data: DataConfig) -> Text:
     """The text that a configuration asks for, split: validation on data.val_path or data.val_split where one is given,
     else on data.val_fraction of it, which are its last characters or documents from all over it."""
@@ -63,7 +66,7 @@ def read_text(data: DataConfig) -> Text:
     return Text(*halves)
 
 
-def last_characters(text: Source, fraction: float) -> tuple[Source, Source]:
+def last_characters(text: Source, fraction: float) -> Halves:
     """All but the last characters, and those. Raises UserError for a text of unknown length."""
     length = text.characters
     if length is None:
@@ -74,7 +77,7 @@ def last_characters(text: Source, fraction: float) -> tuple[Source, Source]:
     return part(text, 0, cut), part(text, cut, length)
 
 
-def spaced_documents(text: Source, fraction: float) -> tuple[Source, Source]:
+def spaced_documents(text: Source, fraction: float) -> Halves:
     """All but some documents, and those, evenly spaced."""
     require(text.documents != 1, "data.hold_out=documents needs several documents; the text is a single one")
     held = text.documents and math.floor(text.documents * fraction)
@@ -82,7 +85,7 @@ def spaced_documents(text: Source, fraction: float) -> tuple[Source, Source]:
     return spaced(text, fraction, others=True), spaced(text, fraction)
 
 
-HOLD_OUT: dict[str, Callable[[Source, float], tuple[Source, Source]]] = {
+HOLD_OUT: dict[str, Callable[[Source, float], Halves]] = {
     "position": last_characters,
     "documents": spaced_documents,
 }
