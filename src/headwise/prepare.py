@@ -20,7 +20,6 @@ from headwise.stream import pieces, stream_of
 from headwise.tokenizer import TOKENIZERS, Tokenizer
 
 SHOWN, SAMPLE = 20, 200  # tokens named as the most frequent; tokens of the sample
-BATCH = 1 << 22  # tokens counted at a time
 
 
 def check(data: DataConfig, tokenizer: TokenizerConfig) -> None:
@@ -42,9 +41,9 @@ def prepare(data: DataConfig, wanted: TokenizerConfig, tokenizer: Tokenizer | No
 
 def counts(packed: Packed) -> np.ndarray:
     """How often each token of the vocabulary stands in the training part, [V]."""
-    tokens, seen = packed.tokens("train"), np.zeros(packed.tokenizer.vocab_size, dtype=np.int64)
-    for start in range(0, len(tokens), BATCH):
-        seen += np.bincount(tokens[start : start + BATCH], minlength=len(seen))
+    seen = np.zeros(packed.tokenizer.vocab_size, dtype=np.int64)
+    for tokens in packed.read("train"):
+        seen += np.bincount(tokens, minlength=len(seen))
     return seen
 
 
@@ -91,8 +90,8 @@ def plot(packed: Packed) -> Path:
 
 def lengths(packed: Packed) -> np.ndarray:
     """Tokens of each document of the training part."""
-    tokens, end = packed.tokens("train"), packed.tokenizer.end_of_text
-    if end is None:
-        return np.array([len(tokens)])
-    starts = [np.flatnonzero(tokens[i : i + BATCH] == end) + i for i in range(0, len(tokens), BATCH)]
-    return np.diff(np.concatenate([[-1], *starts]))
+    end, at, ends = packed.tokenizer.end_of_text, 0, [np.array([-1])]
+    for tokens in packed.read("train"):
+        ends.append(at + np.flatnonzero(tokens == end))
+        at += len(tokens)
+    return np.diff(np.concatenate(ends)) if end is not None else np.array([at])

@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from headwise.cli import Progress, say
 from headwise.data.encoding import Batch, encoded
 from headwise.data.text import Text
-from headwise.data.tokens import Tokens, open_tokens
+from headwise.data.tokens import Tokens, open_tokens, read_tokens
 from headwise.errors import require
 from headwise.files import write_text
 from headwise.stream import END, Source, Stream, pieces, source_of
@@ -43,6 +43,7 @@ FORMAT = 3  # raise it when the meaning of these files changes
 SPLITS = ("train", "val")
 SAMPLE = 1 << 26  # characters that merges are learned from, at most
 SHARD = 1 << 27  # tokens of a file, or a few more
+READ = 1 << 22  # tokens read at a time
 
 
 class Packed:
@@ -60,9 +61,16 @@ class Packed:
 
     def tokens(self, split: str) -> Tokens:
         """The token ids of a split (train, val), read-only memory maps, [N]."""
+        return open_tokens(self.files(split), self.manifest["dtype"])
+
+    def read(self, split: str) -> Iterator[np.ndarray]:
+        """The token ids of a split from first to last, some millions at a time."""
+        return read_tokens(self.files(split), self.manifest["dtype"], READ)
+
+    def files(self, split: str) -> list[Path]:
+        """Where they are."""
         shards = [shard for shard in self.manifest["shards"] if shard["split"] == split and shard["tokens"]]
-        files = [self.folder / shard["file"] for shard in shards]
-        return open_tokens(files, self.manifest["dtype"])
+        return [self.folder / shard["file"] for shard in shards]
 
     def bytes_per_token(self, split: str) -> float:
         """UTF-8 bytes for each token of the split, which turns nats per token into bits per byte."""

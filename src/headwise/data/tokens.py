@@ -6,7 +6,7 @@ tokens[3:99], tokens[indices], len(tokens)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +44,11 @@ def open_tokens(files: list[Path], dtype: str) -> Tokens:
     """The files as read-only memory maps."""
     parts = [np.memmap(file, dtype=dtype, mode="r") for file in files]
     return parts[0] if len(parts) == 1 else Shards(parts)
+
+
+def read_tokens(files: list[Path], dtype: str, size: int) -> Iterator[np.ndarray]:
+    """All tokens of the files in order, up to `size` at a time, without a map whose pages would stay in memory."""
+    for file in files:
+        with file.open("rb") as raw:
+            while len(tokens := np.fromfile(raw, dtype=dtype, count=size)):
+                yield tokens
