@@ -42,14 +42,14 @@ def main(flags: argparse.Namespace) -> None:
     about = checkpoint.about
     if flags.data is not None:
         require(bool(flags.data), "--data= is empty; give a file, a folder of them, or a glob")
-        wanted = DataConfig(source="files", path=flags.data, column=flags.column)
+        wanted = DataConfig(source="files", path=flags.data, column=flags.column, cache_dir="")
         text, what = files(wanted, flags.data, "--data"), f"--data {flags.data}"
     else:
         require(
             "data" in about.get("config", {}), f"{checkpoint.path} does not say what it was trained on; give --data"
         )
         split, what = flags.split or "val", "the text of the training"
-        text = source_of(getattr(read_text(DataConfig(**about["config"]["data"])), split))
+        text = source_of(getattr(read_text(DataConfig(**about["config"]["data"] | {"cache_dir": ""})), split))
         if about.get("text", {}).get(split) != text.fingerprint:
             say(f"this is not what the training had: its text, or the part held out, has changed since ({split})")
     say("reading" + (f" {text.characters:,} characters" if text.characters else ""))

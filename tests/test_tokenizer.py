@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
+from tokenizers import models, normalizers
 
 from headwise.errors import UserError
 from headwise.stream import END, PIECE, stream_of
@@ -83,6 +83,14 @@ def test_a_tokenizer_that_loses_something_is_named_with_what_it_loses():
     lossy.backend.normalizer = normalizers.Lowercase()
     with pytest.raises(UserError, match=r"tokenizer.path=x does not give 'The kids w' back as it was"):
         lossy.check_exact(TEXT, "tokenizer.path=x")
+    for change in (normalizers.NFC(), normalizers.NFKD(), normalizers.Strip(), normalizers.Prepend("_")):
+        lossy.backend.normalizer = change
+        with pytest.raises(UserError, match="take one that loses nothing"):
+            lossy.check_exact("so they left", "it")  # which by itself comes back
+    partial = Tokenizer(Backend(models.BPE({"a": 0, "b": 1}, [])))
+    with pytest.raises(UserError, match="take one that loses nothing"):
+        partial.check_exact("ab", "it")
+    MADE["char"].check_exact("so they left", "char")
 
 
 def test_char_has_one_token_for_each_distinct_character_in_order():

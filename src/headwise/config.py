@@ -36,8 +36,8 @@ class DataConfig:
     val_split: str | None = None  # for hub: the split to validate on; null: hold out a part
     streaming: bool = False  # for hub: read rows over the network and keep their tokens alone
     column: str = "text"  # of .jsonl, .csv, .parquet and hub: the one that holds the text
-    rows: str = "documents"  # each row is a document, which a token ends; lines: they follow each other
-    max_documents: int | None = None  # take so many, the first
+    rows: str = "documents"  # each row is a document, which a token ends; lines: each is a line of one
+    max_documents: int | None = None  # take so many of each text, the first
     val_path: str | None = None  # validate on this text instead of holding out a part
     val_fraction: float = 0.1  # held out for validation
     hold_out: str = "position"  # the last characters; documents: whole ones, evenly spaced
@@ -152,6 +152,12 @@ class Checked:
         rule = f"is for tokenizer=file, and the tokenizer is {kind}; add tokenizer=file"
         require(self.tokenizer.path is None or kind == "file", f"tokenizer.path={self.tokenizer.path} {rule}")
         self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
+        self.check("tokenizer.vocab_size", lambda value: value <= 1 << 24, "must be at most 16,777,216")
+        self.check("data.cache_dir", bool, "is empty; give a folder")
+        for name in ("column", "rows", "max_documents", "skip_bad"):
+            value, usual = getattr(data, name), getattr(DataConfig, name)
+            own = value == usual or source in ("files", "hub")
+            require(own, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
         for key in ("data.max_documents", "data.num_proc"):
             self.check(key, lambda value: value >= 1, "must be at least 1")
         self.check("data.rows", lambda value: value in ("documents", "lines"), "must be documents or lines")

@@ -84,7 +84,7 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
         except OSError as error:
             if error.filename is None:  # not about a path that the user gave
                 raise
-            fail(f"{error.filename}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths")
+            fail(f"{place(config, error.filename)}: {error.strerror}; give another place")
         except OmegaConfBaseException as error:  # of a value: a ${...} that names nothing
             fail(f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$")
         except KeyboardInterrupt:
@@ -106,6 +106,15 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
         if composed:
             raise
         fail(one_line(error, schema))  # whatever goes wrong this early comes from the command line
+
+
+def place(config: DictConfig, file: str) -> str:
+    """A path that gave trouble, and the key that led there."""
+    for key in ("data.cache_dir", "data.path", "data.val_path", "run_dir"):
+        value = OmegaConf.select(config, key)
+        if value and Path(file).absolute().is_relative_to(Path(value).absolute()):
+            return f"{key}={value}: {file}"
+    return file
 
 
 def refuse_unknown(config: DictConfig, schema: type) -> None:

@@ -55,7 +55,8 @@ def report(packed: Packed) -> str:
     lines = [f"folder           {packed.folder}"]
     for name in ("documents", "characters", "bytes", "tokens"):
         train, val = (manifest[name][split] for split in ("train", "val"))
-        lines.append(f"{name:<16} {train:,} for training, {val:,} held out")
+        both = ", one of them cut in two" if name == "documents" and manifest["cut"] else ""
+        lines.append(f"{name:<16} {train:,} for training, {val:,} held out{both}")
     lines += [
         f"bytes per token  {packed.bytes_per_token('train'):.3f}",
         f"vocabulary       {tokenizer.vocab_size:,} tokens; {int((seen > 0).sum()):,} stand in the training part",

@@ -27,6 +27,7 @@ class Source:
     fingerprint: str  # changes with its content
     characters: int | None = None  # how many there are, or about; None: not known before it is read
     documents: int | None = None  # likewise
+    check: Callable[[], None] = lambda: None  # raises UserError if the text is no longer what it was
 
 
 Content = str | Source  # a string is a text of one document
@@ -81,7 +82,7 @@ def part(source: Source, start: int, stop: int) -> Source:
                 break
 
     documents = 1 if source.documents == 1 else None
-    return Source(read, f"{source.fingerprint} {start} {stop}", stop - start, documents)
+    return Source(read, f"{source.fingerprint} {start} {stop}", stop - start, documents, source.check)
 
 
 def spaced(source: Source, fraction: float, others: bool = False) -> Source:
@@ -96,7 +97,7 @@ def spaced(source: Source, fraction: float, others: bool = False) -> Source:
             index += piece is END
 
     about = source.characters and int(source.characters * (1 - fraction if others else fraction))
-    return Source(read, f"{source.fingerprint} {fraction} {others}", about)
+    return Source(read, f"{source.fingerprint} {fraction} {others}", about, check=source.check)
 
 
 def first(stream: Stream, documents: int | None) -> Stream:

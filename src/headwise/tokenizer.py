@@ -21,7 +21,7 @@ from headwise.errors import UserError, choose, require
 from headwise.stream import END, Stream, pieces, stream_of
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
-EVERY_KIND = " A b\r\n\n  é日🦁\0 "  # what a tokenizer that adds or changes something would change
+EVERY_KIND = " Ab\r\n\n\t  né ne\u0301 \ufb01 \u00a0 日🦁\0ß… “x” "  # what some tokenizers change, or do not know
 SURROGATES = re.compile("[\ud800-\udfff]")
 BATCH = 1 << 20  # characters encoded at once, so that memory stays flat
 
@@ -108,12 +108,15 @@ class Tokenizer:
             raise UserError(f"{what} holds characters the tokenizer has no token for: {listed}{more}; {remedy}")
 
     def check_exact(self, text: str, what: str) -> None:
-        """Raise UserError if the text does not come back as it was; `what` names the tokenizer."""
-        again = self.decode(self.encode(text))
-        at = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), min(len(text), len(again)))
-        require(
-            again == text, f"{what} does not give {text[at : at + 10]!r} back as it was; take one that loses nothing"
-        )
+        """Raise UserError if text does not come back as it was, be it this one or what tokenizers like to change;
+        `what` names the tokenizer."""
+        odd = EVERY_KIND if self.characters is None else "".join(c for c in sorted(self.characters) if len(c) == 1)
+        for told in (text, odd):
+            again = self.decode(self.encode(told) * 2)  # twice, since the start may be treated differently
+            wrong = (i for i, (a, b) in enumerate(zip(told * 2, again, strict=False)) if a != b)
+            at = next(wrong, min(2 * len(told), len(again)))
+            lost = f"{what} does not give {(told * 2)[at : at + 10]!r} back as it was; take one that loses nothing"
+            require(again == told * 2, lost)
 
     def label(self, token: int) -> str:
         """One token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""

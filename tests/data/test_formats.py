@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from headwise.data.formats import ending, read_file
+from headwise.data.formats import as_lines, ending, read_file
 from headwise.errors import UserError
 from headwise.stream import END
 
@@ -87,8 +87,8 @@ def test_a_row_without_text_is_no_document(tmp_path):
 
 
 def test_rows_as_lines_are_one_document(tmp_path):
-    file = write(tmp_path / "a.jsonl", as_json_lines(["one\n", "two\n"]))
-    assert list(read_file(file, as_lines=True)) == ["one\n", "two\n", END]
+    file = write(tmp_path / "a.jsonl", as_json_lines(["one\n", "two", "three\n"]))
+    assert list(as_lines(read_file(file))) == ["one\n", "two", "\n", "three\n", END]
 
 
 def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path):
@@ -107,16 +107,22 @@ def test_rows_longer_than_a_read_are_whole(tmp_path):
     [
         ("a.jsonl", '{"text": "a"}\n{"text": oops}\n', "a.jsonl is no JSON in line 2"),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', "a.jsonl holds no object in line 2"),
-        ("a.jsonl", '{"text": "a"}\n{"story": "b"}', "a.jsonl, line 2, has no column text but story; name one with"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"story": "b"}',
+            "a.jsonl, line 2, has no column text but story; name",
+        ),
         ("a.jsonl", '{"text": 7}', "a.jsonl, line 1, text is no text but 7"),
         ("a.jsonl", "[" * 100_000, "a.jsonl is no JSON in line 1"),
         ("a.jsonl", b'{"text": "caf\xe9"}', "a.jsonl is not UTF-8 at byte 13"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "a\\ud800b"}', "line 2, text holds '\\ud800', which is half a character"),
         ("a.jsonl", "", "a.jsonl is empty"),
         ("a.csv", "id,story\n1,a\n", "a.csv, line 1, has no column text but id, story"),
         ("a.csv", 'id,text\n1,"a\nb"\n2,c,d\n', "a.csv, line 4, has 3 fields and line 1 2"),
         ("a.csv", 'text\n"a"b\n', "a.csv is no CSV in line 2"),
         ("a.csv", b"text\ncaf\xe9\n", "a.csv is not UTF-8 at byte 8"),
-        ("a.csv", "text\n", "a.csv is empty"),
+        ("a.csv", "text\n", "a.csv holds no text"),
+        ("a.csv", "text,id,text\na,1,b\n", "a.csv has several columns text; rename all but one"),
         ("a.parquet", b"PAR1junk", "a.parquet cannot be read as Parquet after row 0"),
         ("a.parquet", b"", "a.parquet is empty"),
         ("a.txt.zst", b"no zstd", "a.txt.zst cannot be unpacked"),
@@ -134,5 +140,5 @@ def test_a_parquet_file_of_numbers_or_of_other_columns_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet, row 1, text is no text but 1"):
         list(read_file(tmp_path / "a.parquet"))
-    with pytest.raises(UserError, match=r"a.parquet has no column body but text; name one with data.column"):
+    with pytest.raises(UserError, match=r"a.parquet has no column body but text; name one of these as the column"):
         list(read_file(tmp_path / "a.parquet", "body"))

@@ -65,7 +65,10 @@ def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
         (["data.name=me/nothing"], "error: data.name=me/nothing is no dataset of http"),
         (["data.split=trian"], "Unknown split"),
         (["data.config=x"], "BuilderConfig 'x' not found. Available: ['default']"),
-        (["data.column=text"], "data.name=me/stories train has no column text but story; name one with data.column"),
+        (
+            ["data.column=text"],
+            "data.name=me/stories train has no column text but story; name one of these as the column",
+        ),
     ],
 )
 def test_wrong_names_are_one_line(home, wrong, message):
@@ -81,7 +84,11 @@ def test_without_hub_or_copy_the_error_comes_at_once_and_says_what_to_do(tmp_pat
     done = prepare(tmp_path, "http://127.0.0.1:9", *STORIES)
     assert time.monotonic() - began < 20  # imports included
     assert done.returncode == 2
-    for part in ("http://127.0.0.1:9 does not answer", "hf download me/stories", "give data=files data.path=FOLDER"):
+    for part in (
+        "http://127.0.0.1:9 does not answer",
+        "hf download me/stories",
+        "give data=files data.column=story with data.path and data.val_path",
+    ):
         assert part in done.stderr
     assert not (tmp_path / "data").exists()
     offline = prepare(tmp_path, "http://127.0.0.1:9", *STORIES, HF_HUB_OFFLINE="1")

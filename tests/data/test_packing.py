@@ -1,5 +1,6 @@
 """Packed text: exact, reused only when nothing changed, never half there."""
 
+import errno
 import hashlib
 import json
 import random
@@ -7,15 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from headwise import tokenizer
-from headwise.data import packing
+from headwise.data import encoding, packing
 from headwise.data.packing import pack
 from headwise.data.text import Text
-from headwise.errors import UserError
+from headwise.errors import RunError, UserError
 from headwise.stream import END, part, source_of, survey
 from headwise.tokenizer import train_tokenizer
 
@@ -65,7 +69,9 @@ def test_a_changed_text_split_or_tokenizer_is_packed_anew(tmp_path, capsys, text
     assert packed_anew(capsys)
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "manifest", "empty manifest", "tokenizer", "remove"])
+@pytest.mark.parametrize(
+    "harm", ["truncate", "flip", "manifest", "lacking manifest", "empty manifest", "tokenizer", "remove"]
+)
 def test_damage_is_noticed_and_mended(tmp_path, capsys, harm):
     folder = pack(TEXT, "char", 0, tmp_path).folder
     expected = (folder / "train-00000.bin").read_bytes()
@@ -75,6 +81,9 @@ def test_damage_is_noticed_and_mended(tmp_path, capsys, harm):
         (folder / "train-00000.bin").write_bytes(expected[:10] + b"\x01" + expected[11:])
     elif harm == "manifest":
         (folder / "manifest.json").write_text("{")
+    elif harm == "lacking manifest":
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "tokens"}))
     elif harm == "empty manifest":
         (folder / "manifest.json").write_text("[]")
     elif harm == "tokenizer":
@@ -168,6 +177,71 @@ def test_an_interrupted_packing_goes_on_with_the_shards_it_had(tmp_path, small_s
     assert packed.manifest["documents"] == expected.manifest["documents"]
 
 
+@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "shards", "empty", "tokenizer"])
+def test_damage_to_what_an_interruption_left_is_noticed(tmp_path, small_shards, monkeypatch, harm):
+    expected = pack(several(), "bpe", 270, tmp_path / "whole")
+    write = packing.write_shard
+
+    def interrupted(file, *rest):
+        if file.name == "train-00004.bin":
+            raise KeyboardInterrupt
+        write(file, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "write_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pack(several(), "bpe", 270, tmp_path / "cut")
+    (left,) = (path for path in (tmp_path / "cut").iterdir() if path.is_dir())
+    shard = left / "train-00001.bin"
+    content = shard.read_bytes()
+    if harm == "truncate":
+        shard.write_bytes(content[:-2])
+    elif harm == "flip":
+        shard.write_bytes(b"\x01\x00" + content[2:])
+    elif harm == "remove":
+        shard.unlink()
+    elif harm == "tokenizer":
+        (left / "tokenizer.json").write_text("{")
+    else:
+        (left / "shards.json").write_text("[{" if harm == "shards" else "")
+    packed = pack(several(), "bpe", 270, tmp_path / "cut")
+    for file in expected.folder.glob("*.bin"):
+        assert (packed.folder / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_text_that_changes_while_it_is_packed_is_refused_and_nothing_kept(tmp_path, small_shards):
+    checks = []
+
+    def check():
+        checks.append(1)
+        if len(checks) == 3:
+            raise UserError("it has changed")
+
+    text = Text(*(replace(source_of(half), check=check) for half in several()))
+    with pytest.raises(UserError, match="it has changed"):
+        pack(text, "char", 0, tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(packing.Shard, "add", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*train-00000.bin'"):
+        pack(TEXT, "char", 0, tmp_path)
+
+
+def test_a_killed_process_is_one_line(monkeypatch, tmp_path):
+    def killed(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(encoding, "processes", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(encoding, "encode_in_process", killed)
+    with pytest.raises(RunError, match=r"a process of data.num_proc=2 was killed"):
+        pack(TEXT, "char", 0, tmp_path, num_proc=2)
+
+
 def test_processes_give_the_tokens_that_threads_give(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer, "BATCH", 101)
     threads, processes = (pack(several(), "bpe", 270, tmp_path / str(n), num_proc=n) for n in (None, 3))
@@ -214,7 +288,7 @@ def seen(folder):
 
 
 KILLED = """
-from headwise.data import packing
+from headwise.data import encoding, packing
 from headwise.data.text import Text
 from headwise.stream import END, survey
 import headwise.tokenizer, sys

@@ -57,9 +57,10 @@ def test_a_folder_and_a_glob_give_their_files_in_name_order(tmp_path):
     write(tmp_path / "a.txt", "first")
     write(tmp_path / "deep/c.txt", "third")
     write(tmp_path / "ignored.py", "no")
+    write(tmp_path / "a.md", "held out")
     (tmp_path / "folder.txt").mkdir()
     for path in (tmp_path, tmp_path / "**/*.txt"):
-        text = read(path, tmp_path / "a.txt")
+        text = read(path, tmp_path / "a.md")
         assert list(text.train.read()) == ["first", END, "second\n", END, "third", END]
         assert text.train.documents == 3
 
@@ -84,16 +85,18 @@ def test_only_the_first_documents_are_read(tmp_path):
     for name, rows in (("a.jsonl", "one two three"), ("b.jsonl", "four five"), ("c.jsonl", "six")):
         write(tmp_path / name, "".join(json.dumps({"text": row}) + "\n" for row in rows.split()))
     write(tmp_path / "d.jsonl", "bad, and not needed")
-    text = read(tmp_path, tmp_path / "c.jsonl", max_documents=4)
+    write(tmp_path / "e.txt", "held out")
+    text = read(tmp_path, tmp_path / "e.txt", max_documents=4)
     assert list(filter(None, text.train.read())) == ["one", "two", "three", "four"]
     assert (text.train.characters, text.train.documents) == (15, 4)
 
 
 def test_rows_as_lines_are_one_document_and_the_column_can_be_named(tmp_path):
     write(tmp_path / "a.csv", "id,line\n1,so they left\n2, right away\n")
-    text = read(tmp_path, tmp_path / "a.csv", rows="lines", column="line")
-    assert list(text.train.read()) == ["so they left", " right away", END]
-    assert text.train.documents == 1
+    write(tmp_path / "b.csv", "line\nbefore\n")
+    text = read(tmp_path / "b.csv", tmp_path / "a.csv", rows="lines", column="line")
+    assert list(text.val.read()) == ["so they left", "\n", " right away", "\n", END]
+    assert text.val.documents == 1
 
 
 def test_a_file_that_is_not_there_yet_is_fetched_once_and_whole(tmp_path, capsys):
@@ -116,35 +119,59 @@ def test_a_file_that_is_not_there_yet_is_fetched_once_and_whole(tmp_path, capsys
 def test_files_that_have_not_changed_are_not_read_again(tmp_path, monkeypatch, capsys):
     file = write(tmp_path / "a.txt", "the kids were scared")
     monkeypatch.setattr(surveys, "FRESH", -1)
-    first = read(file, file).train
+    first = read(file).train
     monkeypatch.setattr(text_module, "survey", None)
-    again = read(file, file).train
-    assert (again.fingerprint, again.characters, whole(again)) == (first.fingerprint, 20, "the kids were scared")
+    again = read(file).train
+    assert (again.fingerprint, again.characters, whole(again)) == (first.fingerprint, 18, "the kids were scar")
     monkeypatch.undo()
     write(file, "the kids were brave!")
-    assert read(file, file).train.fingerprint != first.fingerprint
+    assert read(file).train.fingerprint != first.fingerprint
 
 
 def test_a_file_that_has_just_changed_is_not_trusted_to_stay(tmp_path):
     file = write(tmp_path / "a.txt", "the kids were scared")
-    read(file, file)
+    read(file)
     assert not (tmp_path / "data").exists()
 
 
 def test_a_damaged_memory_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(surveys, "FRESH", -1)
     file = write(tmp_path / "a.txt", "the kids were scared")
-    first = read(file, file).train
+    first = read(file).train
     for memory in (tmp_path / "data/cache/surveys").iterdir():
-        memory.write_text("{")
-    assert read(file, file).train.fingerprint == first.fingerprint
+        for damage in ("{", "{}", "[]", ""):
+            memory.write_text(damage)
+            assert read(file).train.fingerprint == first.fingerprint
 
 
 def test_markdown_and_packed_files_are_read_too(tmp_path):
     write(tmp_path / "a.md", "# first")
     write(tmp_path / "b.txt.gz", gzip.compress("zweite ß".encode()))
-    text = read(tmp_path, tmp_path / "a.md")
+    write(tmp_path / "c.md", "held out")
+    text = read(tmp_path, tmp_path / "c.md")
     assert [piece for piece in text.train.read() if piece] == ["# first", "zweite ß"]
+
+
+def test_what_is_held_out_is_left_out_of_the_folder_that_holds_it(tmp_path):
+    for name in ("train.txt", "deep/val.txt"):
+        write(tmp_path / name, name)
+    text = read(tmp_path, tmp_path / "deep/../deep/val.txt")
+    assert [whole(half) for half in text] == ["train.txt", "deep/val.txt"]
+    with pytest.raises(UserError, match=r"data.path=.*train.txt names nothing beside the text that is held out"):
+        read(tmp_path / "train.txt", tmp_path / "*.txt")
+
+
+def test_a_file_that_changes_is_noticed(tmp_path):
+    file = write(tmp_path / "a.txt", "the kids were scared")
+    text = read(file)
+    text.train.check()
+    write(file, "the kids were brave!")
+    for half in text:
+        with pytest.raises(UserError, match=r"data.path=.*a.txt has changed while it was read"):
+            half.check()
+    file.unlink()
+    with pytest.raises(UserError, match="has changed"):
+        text.val.check()
 
 
 def test_every_bad_file_is_named_and_can_be_left_out(tmp_path, capsys):

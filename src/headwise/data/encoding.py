@@ -14,10 +14,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 
 import numpy as np
 
+from headwise.errors import RunError
 from headwise.stream import END
 from headwise.tokenizer import Tokenizer
 
@@ -42,6 +44,9 @@ def encoded(
                 yield done, ids.result()
         for done, ids in waiting:
             yield done, ids.result()
+    except BrokenProcessPool as error:
+        why = "was killed, for want of memory perhaps; give fewer"
+        raise RunError(f"a process of data.num_proc={num_proc} {why}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -13,6 +13,7 @@ import codecs
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,20 +26,18 @@ from headwise.stream import END, Stream
 CHUNK = 1 << 20  # bytes read at a time
 ROWS = 256  # of a .parquet file, read at a time
 PACKED = (".gz", ".zst")
+HALVES = re.compile("[\ud800-\udfff]")  # of characters; JSON can spell them
 NOT_UTF8 = "{} is not UTF-8 at byte {}; convert it, for example with iconv"
 
 
-def read_file(file: Path, column: str = "text", as_lines: bool = False) -> Stream:
-    """A file's content, a piece at a time, END after each document; with `as_lines` the rows are one document. Raises
-    UserError for what is no text, or not in that format, saying where."""
+def read_file(file: Path, column: str = "text") -> Stream:
+    """A file's content, a piece at a time, END after each document. Raises UserError for what is no text, or not in
+    that format, saying where."""
     empty = True
     for piece in READERS[ending(file)](file, column):
         empty = empty and not piece
-        if piece is not END or not as_lines:
-            yield piece
-    require(not empty, f"{file} is empty")
-    if as_lines:
-        yield END
+        yield piece
+    require(not empty, f"{file} {'holds no text' if file.stat().st_size else 'is empty'}")
 
 
 def ending(file: Path) -> str:
@@ -98,17 +97,23 @@ def unpacked(file: Path) -> IO[bytes]:
 
 def lines(file: Path) -> Iterator[str]:
     """A file's lines, their endings included. A byte order mark before the first is left out."""
-    held, start = "", "\N{BYTE ORDER MARK}"
+    held: list[str] = []  # the line so far
+    start = "\N{BYTE ORDER MARK}"
     for text in characters(file):
-        held, start = held + text.removeprefix(start), ""
-        *full, held = held.split("\n")
-        yield from (f"{line}\n" for line in full)
-    yield from filter(None, [held])
+        *full, last = text.removeprefix(start).split("\n")
+        for line in full:
+            yield "".join([*held, line, "\n"])
+            held = []
+        held.append(last)
+        start = ""
+    yield from filter(None, ["".join(held)])
 
 
 def document(value: Any, place: str) -> Stream:
     """A row's text; a row without any is no document."""
     require(value is None or isinstance(value, str), f"{place} is no text but {value!r:.40}")
+    half = HALVES.search(value or "")
+    require(not half, f"{place} holds {half and half[0]!r}, which is half a character")
     if value:
         yield value
         yield END
@@ -142,6 +147,7 @@ def read_csv(file: Path, column: str) -> Stream:
         names = next(rows, [])
         if names:
             find_column(column, names, f"{file}, line 1,")
+            require(names.count(column) == 1, f"{file} has several columns {column}; rename all but one")
         for row in filter(None, rows):
             place = f"{file}, line {rows.line_num},"
             require(len(row) == len(names), f"{place} has {len(row)} fields and line 1 {len(names)}")
@@ -169,10 +175,22 @@ def read_parquet(file: Path, column: str) -> Stream:
         raise UserError(f"{file} cannot be read as Parquet after row {number} ({why})") from error
 
 
+def as_lines(stream: Stream) -> Stream:
+    """All documents of a stream as one. Each ends with a line break, which is added where it has none."""
+    last = "\n"
+    for piece in stream:
+        if piece is not END:
+            yield piece
+            last = piece
+        elif not last.endswith("\n"):
+            yield "\n"
+    yield END
+
+
 def find_column(column: str, names: Any, place: str) -> None:
     """Raise UserError unless the column is one of the names."""
     listed = ", ".join(map(str, names))
-    require(column in names, f"{place} has no column {column} but {listed}; name one with data.column")
+    require(column in names, f"{place} has no column {column} but {listed}; name one of these as the column")
 
 
 READERS: dict[str, Callable[[Path, str], Stream]] = {

@@ -13,10 +13,10 @@ from typing import Any
 
 from headwise.cli import Progress, say
 from headwise.config import DataConfig
-from headwise.data.formats import document, find_column
-from headwise.data.surveys import once
+from headwise.data.formats import as_lines, document, find_column
+from headwise.data.surveys import once, require_unchanged, stamp
 from headwise.errors import UserError, require
-from headwise.stream import END, Source, Stream, first, survey
+from headwise.stream import Source, Stream, first, survey
 
 SECONDS = 5  # to wait for the Hub's first answer
 ROWS = 256  # read at a time
@@ -32,12 +32,14 @@ def dataset(data: DataConfig, split: str) -> Source:
     if data.streaming:
         return Source(read, f"{revision} {settings}")
     files = [Path(file["filename"]) for file in rows.cache_files]
+    seen = stamp(files)
 
     def found() -> dict:
         source = survey(read, Progress("read", "characters"))
         return {name: getattr(source, name) for name in ("fingerprint", "characters", "documents")}
 
-    return Source(read, **once(files, settings, data.cache_dir, found))
+    check = partial(require_unchanged, files, seen, f"data.name={data.name}")
+    return Source(read, **once(seen, settings, data.cache_dir, found), check=check)
 
 
 def newest(name: str) -> str | None:
@@ -47,7 +49,9 @@ def newest(name: str) -> str | None:
 
     try:
         return HfApi().dataset_info(name, timeout=SECONDS).sha
-    except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
+    except HFValidationError as error:
+        raise UserError(f"data.name={name} is no name of a dataset ({error})") from error
+    except (RepositoryNotFoundError, GatedRepoError) as error:
         raise UserError(
             f"data.name={name} is no dataset of {constants.ENDPOINT} that you may read; log in with `hf auth login` "
             "where it is private, or has conditions"
@@ -79,7 +83,7 @@ def load(data: DataConfig, split: str, revision: str | None) -> Any:
         raise UserError(
             f"{wanted} is neither to be had from the Hub nor among the copies in {datasets.config.HF_DATASETS_CACHE}; "
             f"fetch it where there is a network (hf download {data.name} --repo-type dataset --local-dir FOLDER) and "
-            f"give data=files data.path=FOLDER data.column={data.column}"
+            f"give data=files data.column={data.column} with data.path and data.val_path for its files"
         ) from error
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         why = " ".join(str(error).split())
@@ -111,10 +115,5 @@ def read_rows(rows: Any, data: DataConfig, split: str) -> Stream:
                 number += 1
                 yield from document(value, f"{what} row {number}, {data.column},")
 
-    yield from first(documents(), data.max_documents) if data.rows == "documents" else as_one(documents())
-
-
-def as_one(stream: Stream) -> Stream:
-    """All documents of a stream as one."""
-    yield from filter(None, stream)
-    yield END
+    wanted = first(documents(), data.max_documents)
+    yield from as_lines(wanted) if data.rows == "lines" else wanted

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +34,14 @@ from headwise.cli import Progress, say
 from headwise.data.encoding import Batch, encoded
 from headwise.data.text import Text
 from headwise.data.tokens import Tokens, open_tokens, read_tokens
-from headwise.errors import require
+from headwise.errors import UserError, require
 from headwise.files import write_text
 from headwise.stream import END, Source, Stream, pieces, source_of
 from headwise.tokenizer import Tokenizer, batches, train_tokenizer
 
 FORMAT = 3  # raise it when the meaning of these files changes
 SPLITS = ("train", "val")
+NEEDED = {"text", "cut", "documents", "tokens", "characters", "bytes", "dtype", "vocab_size", "shards", "files"}
 SAMPLE = 1 << 26  # characters that merges are learned from, at most
 SHARD = 1 << 27  # tokens of a file, or a few more
 READ = 1 << 22  # tokens read at a time
@@ -108,12 +109,14 @@ def is_whole(folder: Path) -> bool:
     time is not read."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["settings"]["format"] != FORMAT or not manifest.keys() >= NEEDED:
+            return False
         for name, known in manifest["files"].items():
             stat = (folder / name).stat()
             same_time = [stat.st_size, stat.st_mtime_ns] == known["stat"]
             if not same_time and checksum(folder / name) != known["sha256"]:
                 return False
-        return manifest["settings"]["format"] == FORMAT
+        return True
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -145,12 +148,12 @@ def pack(
             return Packed(folder)
         if folder.exists():
             say(f"{folder} is damaged; packing the text again")
-            shutil.rmtree(folder)
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         try:
             tokenizer = kept(making) or keep(making, tokenizer or learn_tokenizer(halves, tokenizer_kind, vocab_size))
             write_manifest(making, made_of, tokenizer, write_shards(making, halves, tokenizer, num_proc))
-        except Exception:
-            if not finished(making):
+        except Exception as error:
+            if isinstance(error, UserError) or not finished(making):
                 shutil.rmtree(making, ignore_errors=True)
             raise
         making.rename(folder)
@@ -175,8 +178,10 @@ def alone(file: Path) -> Iterator[None]:
 
 def kept(making: Path) -> Tokenizer | None:
     """The tokenizer of a text whose packing was interrupted."""
-    file = making / "tokenizer.json"
-    return Tokenizer.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
+    try:
+        return Tokenizer.from_json((making / "tokenizer.json").read_text(encoding="utf-8"))
+    except Exception:  # none, or a damaged one, of which tokenizers raises nothing more particular
+        return None
 
 
 def keep(making: Path, tokenizer: Tokenizer) -> Tokenizer:
@@ -187,9 +192,12 @@ def keep(making: Path, tokenizer: Tokenizer) -> Tokenizer:
 
 
 def finished(making: Path) -> list[Shard]:
-    """The shards that are whole."""
-    file = making / "shards.json"
-    return [Shard(**shard) for shard in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
+    """The shards that an interrupted packing left whole, up to the first that is not."""
+    try:
+        shards = [Shard(**shard) for shard in json.loads((making / "shards.json").read_text(encoding="utf-8"))]
+        return list(takewhile(lambda shard: checksum(making / shard.file) == shard.sha256, shards))
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def learn_tokenizer(halves: dict[str, Source], kind: str, vocab_size: int) -> Tokenizer:
@@ -241,6 +249,7 @@ def write_shards(making: Path, halves: dict[str, Source], tokenizer: Tokenizer, 
         while not (mine and mine[-1].last):
             shard = Shard(f"{split}-{len(mine):05}.bin", split)
             write_shard(making / shard.file, shard, stream, progress)
+            source.check()
             mine.append(shard)
             done.append(shard)
             write_text(making / "shards.json", json.dumps([asdict(shard) for shard in done]))
@@ -250,7 +259,7 @@ def write_shards(making: Path, halves: dict[str, Source], tokenizer: Tokenizer, 
 def write_shard(file: Path, shard: Shard, stream: Iterator[tuple[Batch, np.ndarray]], progress: Progress) -> None:
     """The next tokens of a stream into a file, until it is full."""
     digest = hashlib.sha256()
-    with file.open("wb") as out:
+    with naming(file), file.open("wb") as out:
         shard.last = True
         for batch, ids in stream:
             out.write(ids.data)
@@ -265,6 +274,16 @@ def write_shard(file: Path, shard: Shard, stream: Iterator[tuple[Batch, np.ndarr
     shard.sha256 = digest.hexdigest()
 
 
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """What the system refuses to write, as when the disk is full, is about this file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(file)
+        raise
+
+
 def write_manifest(making: Path, made_of: dict, tokenizer: Tokenizer, shards: list[Shard]) -> None:
     """Describe the folder's files, now that they are whole."""
     totals: dict[str, dict[str, int]] = {name: {} for name in ("documents", "tokens", "characters", "bytes")}
@@ -273,22 +292,22 @@ def write_manifest(making: Path, made_of: dict, tokenizer: Tokenizer, shards: li
         require(bool(mine), f"the {split} part of the text holds nothing")
         for name, total in totals.items():
             total[split] = sum(getattr(shard, name) for shard in mine)
-        totals["documents"][split] += mine[-1].cut
+        totals["documents"][split] += mine[-1].cut  # where the split cuts one in two, both parts have it
     sums = {shard.file: shard.sha256 for shard in shards} | {"tokenizer.json": checksum(making / "tokenizer.json")}
     stats = {name: (making / name).stat() for name in sums}
-    manifest = (
-        made_of
-        | totals
-        | {
-            "versions": {name: version(name) for name in ("headwise", "tokenizers", "numpy")},
-            "dtype": dtype_of(tokenizer).str,
-            "vocab_size": tokenizer.vocab_size,
-            "shards": [{name: getattr(shard, name) for name in ("file", "split", "tokens")} for shard in shards],
-            "files": {
-                name: {"sha256": sums[name], "stat": [stat.st_size, stat.st_mtime_ns]} for name, stat in stats.items()
-            },
-        }
-    )
+    ends = [shard.cut for shard in shards if shard.split == "train" and shard.tokens]
+    manifest = {
+        **made_of,
+        **totals,
+        "cut": ends[-1],  # whether the split cuts a document in two
+        "versions": {name: version(name) for name in ("headwise", "tokenizers", "numpy")},
+        "dtype": dtype_of(tokenizer).str,
+        "vocab_size": tokenizer.vocab_size,
+        "shards": [{name: getattr(shard, name) for name in ("file", "split", "tokens")} for shard in shards],
+        "files": {
+            name: {"sha256": sums[name], "stat": [stat.st_size, stat.st_mtime_ns]} for name, stat in stats.items()
+        },
+    }
     write_text(making / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import math
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from glob import glob
@@ -23,9 +23,9 @@ from typing import NamedTuple
 from headwise.cli import Progress, say
 from headwise.config import DataConfig
 from headwise.data import hub
-from headwise.data.formats import CHUNK, PACKED, READERS, is_known, read_file
+from headwise.data.formats import CHUNK, PACKED, READERS, as_lines, is_known, read_file
 from headwise.data.repeats import repeats
-from headwise.data.surveys import once
+from headwise.data.surveys import once, require_unchanged, stamp
 from headwise.errors import UserError, choose, require
 from headwise.files import path_of, whole
 from headwise.stream import Content, Source, Stream, first, part, source_of, spaced, survey
@@ -35,6 +35,7 @@ FALLBACK_MODULES = """
 argparse calendar configparser contextlib csv dataclasses difflib enum functools heapq optparse
 """.split()  # noqa: SIM905
 SECONDS = 10  # to wait for a server
+NAMED = 10  # bad files, at most
 
 
 class Text(NamedTuple):
@@ -111,24 +112,29 @@ def library_sources() -> str:
     return "\n\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
-def files(data: DataConfig, path: str, key: str = "data.path") -> Source:
-    """The files that `path` names (a file, a folder, or a glob), in name order. `key` is where the user wrote the path.
-    Raises UserError naming every file that cannot be read, or leaves them out with data.skip_bad."""
-    found = find_files(path, key)
-    settings = [data.column, data.rows, data.max_documents]
-    known = once(found, settings, data.cache_dir, partial(survey_files, data, found))
+def files(data: DataConfig, path: str, key: str = "data.path", but: Collection[Path] = ()) -> Source:
+    """The files that `path` names (a file, a folder, or a glob), in name order, but for some. `key` is where the user
+    wrote the path. Raises UserError naming every file that cannot be read, or leaves them out with data.skip_bad."""
+    found = [file for file in find_files(path, key) if file.resolve() not in but]
+    require(bool(found), f"{key}={path} names nothing beside the text that is held out")
+    seen, settings = stamp(found), [data.column, data.rows, data.max_documents]
+    known = once(seen, settings, data.cache_dir, partial(survey_files, data, found))
     bad = known.pop("bad")
     if bad:
-        problem = f"{key}={path}: {'; '.join(bad.values())}"
-        able = data.skip_bad and len(bad) < len(found)
-        require(able, f"{problem}; mend them, or leave them out with data.skip_bad=true")
+        several, more = len(found) > 1, f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        problem = f"{key}={path}: {'; '.join([*bad.values()][:NAMED])}{more}"
+        advice = "; mend them, or leave them out with data.skip_bad=true" if several and key != "--data" else ""
+        require(data.skip_bad and len(bad) < len(found), f"{problem}{advice}")
         say(f"{problem}; left out")
-    return Source(partial(read_files, data, [file for file in found if str(file) not in bad]), **known)
+    good = [file for file in found if str(file) not in bad]
+    check = partial(require_unchanged, found, seen, f"{key}={path}")
+    return Source(partial(read_files, data, good), **known, check=check)
 
 
 def read_files(data: DataConfig, found: list[Path]) -> Stream:
     """The files' documents, as many of them as are wanted."""
-    each = (read_file(file, data.column, data.rows == "lines") for file in found)
+    streams = (read_file(file, data.column) for file in found)
+    each = map(as_lines, streams) if data.rows == "lines" else streams
     return first(chain.from_iterable(each), data.max_documents)
 
 
@@ -196,7 +202,8 @@ def from_files(data: DataConfig) -> Source:
     path = str(data.path)
     if data.url and not path_of(path, "data.path").exists():
         fetch(data.url, path_of(path, "data.path"))
-    return files(data, path)
+    held_out = find_files(data.val_path, "data.val_path") if data.val_path else []
+    return files(data, path, but={file.resolve() for file in held_out})
 
 
 def from_hub(data: DataConfig) -> Source:
