@@ -67,7 +67,7 @@ def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
         (["data.config=x"], "BuilderConfig 'x' not found. Available: ['default']"),
         (
             ["data.column=text"],
-            "data.name=me/stories train has no column text but story; name one of these as the column",
+            "train has no column text but story; name one of these as the column",
         ),
     ],
 )
