@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from headwise.errors import UserError
+from headwise.processes import rank
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,8 +36,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(line: str) -> None:
-    """Something a person may want to know, on standard error."""
-    print(f"headwise: {line}", file=sys.stderr, flush=True)
+    """Something a person may want to know, on standard error. Of the processes of one run the first alone speaks."""
+    if rank() == 0:
+        print(f"headwise: {line}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
