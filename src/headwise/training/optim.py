@@ -77,10 +77,15 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        # Before the groups are parted: Lightning's closure sets the gradients to zero, and has to see all of them.
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         everything = self.param_groups
         self.param_groups = [group for group in everything if not group.get("muon")]
         try:
-            loss = super().step(closure)  # AdamW's, which goes through param_groups
+            super().step()  # AdamW's, which goes through param_groups
         finally:
             self.param_groups = everything
         for group in everything:
