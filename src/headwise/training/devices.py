@@ -177,8 +177,8 @@ def check(config: TrainConfig, trainer: L.Trainer) -> None:
         right = f"trainer.devices={local} trainer.num_nodes={together.world // local}"
         require(
             each * nodes == together.world and each == local,
-            f"trainer.devices={config.trainer.devices} with trainer.num_nodes={nodes} is {each * nodes} processes, and "
-            f"{together.by} has started {together.world}; give {right}",
+            f"trainer.devices={config.trainer.devices} with trainer.num_nodes={nodes} does not make "
+            f"the {together.world} processes that {together.by} has started; give {right}",
         )
     alone = nodes > 1 and together is None and not config.estimate
     require(not alone, f"trainer.num_nodes={nodes} needs torchrun or srun to start it; see docs/scaling.md")
