@@ -160,8 +160,9 @@ def flags(config: TrainConfig) -> dict[str, Any]:
     strategy = choose("trainer.strategy", wanted.strategy, STRATEGIES)()
     right = wanted.strategy != "fsdp" or wanted.precision != "64-true"
     require(right, "trainer.precision=64-true does not go with trainer.strategy=fsdp; give 32-true, or ddp")
+    require(together is None or together.local > 0, "srun: give --ntasks-per-node=N, one for each device of a node")
     made: dict[str, Any] = {"strategy": strategy, "devices": wanted.devices}
-    if together and together.local and wanted.devices == "auto":
+    if together and wanted.devices == "auto":
         made["devices"] = together.local
     if together and together.by == "srun":
         # What goes on after a requeue is resume=auto; Lightning's own way writes and looks for files elsewhere.
@@ -173,10 +174,9 @@ def check(config: TrainConfig, trainer: L.Trainer) -> None:
     """Raise UserError where the processes that were started are not those of the configuration."""
     together, each, nodes = started(), trainer.num_devices, trainer.num_nodes
     if together:
-        local = together.local or together.world // nodes
-        right = f"trainer.devices={local} trainer.num_nodes={together.world // local}"
+        right = f"trainer.devices={together.local} trainer.num_nodes={together.world // together.local}"
         require(
-            each * nodes == together.world and each == local,
+            each * nodes == together.world and each == together.local,
             f"trainer.devices={config.trainer.devices} with trainer.num_nodes={nodes} does not make "
             f"the {together.world} processes that {together.by} has started; give {right}",
         )

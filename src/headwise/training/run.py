@@ -91,6 +91,8 @@ def train(composed: DictConfig) -> dict | None:
     saved = checkpoint.read(resume_from, "resume") if resume_from else None
     if config.resume and not saved and first:
         say(f"resume={config.resume}: there is no checkpoint in {folder} yet; starting anew")
+    if saved:  # Lightning reads the file again: no need to hold it twice
+        del saved["state_dict"], saved["optimizer_states"]
     earlier = saved["headwise"]["about"] if saved else None
     before = earlier["config"] if earlier else None
     if earlier and before and earlier.get("devices", 1) != world:  # a run keeps it, whatever its devices
