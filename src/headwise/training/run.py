@@ -84,15 +84,13 @@ def train(composed: DictConfig) -> dict | None:
         folder = folder.relative_to(Path.cwd())  # as a user would write it
     if config.threads:
         torch.set_num_threads(config.threads)
-        if world > 1:  # or Lightning shares the cores out anew
-            os.environ["OMP_NUM_THREADS"] = str(config.threads)
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
     resume_from = find_resume(config, folder) if first or config.resume else None
     saved = checkpoint.read(resume_from, "resume") if resume_from else None
     if config.resume and not saved and first:
         say(f"resume={config.resume}: there is no checkpoint in {folder} yet; starting anew")
     if saved:  # Lightning reads the file again: no need to hold it twice
-        del saved["state_dict"], saved["optimizer_states"]
+        saved |= {"state_dict": None, "optimizer_states": None}
     earlier = saved["headwise"]["about"] if saved else None
     before = earlier["config"] if earlier else None
     if earlier and before and earlier.get("devices", 1) != world:  # a run keeps it, whatever its devices
@@ -135,6 +133,8 @@ def train(composed: DictConfig) -> dict | None:
         say("compiling with the first step, which takes up to a minute, or some seconds with a warm cache")
     whole_run = False
     trainer = make_trainer(config, accumulate, watchers, logger)
+    if world > 1 and config.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning shares the cores out anew
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         whole_run = True
