@@ -147,7 +147,6 @@ def test_fifty_steps_on_several_devices_are_fifty_on_one(tmp_path, strategy, dev
             rest = (tmp_path / name / "metrics.csv").read_text().splitlines()[1:]
             (tmp_path / name / "metrics.csv").write_text("\n".join([*joined, *rest]) + "\n")
         told[name] = largest_difference(tmp_path / "one", tmp_path / name, "train_loss", "val_loss")
-    print(strategy, devices, optimizer, told)
     assert max(told.values()) < 1e-5, told
     heads = [rows(tmp_path / name / "attention/heads.csv") for name in ("one", "all")]
     for a, b in zip(*heads, strict=True):
