@@ -163,6 +163,11 @@ def one_line(error: Exception, schema: type) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"run_dir: {error.filename}: {error.strerror}"
     cause: BaseException | None = error
+    while cause and not isinstance(cause, UserError | RunError):
+        cause = cause.__context__
+    if cause:  # what the resolver found to be wrong
+        return str(cause)
+    cause = error
     while cause and not getattr(cause, "full_key", None):
         cause = cause.__cause__
     if cause is None:

@@ -13,13 +13,14 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
-from headwise.errors import RunError
+from headwise.errors import RunError, require
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
 T = TypeVar("T")
 PATIENCE = 5.0  # seconds that the others leave to the first to say what is wrong with all of them
+TASKS_PER_NODE = "srun: give --ntasks-per-node=N, one for each device of a node"
 LONGEST = timedelta(days=1)  # that the others wait for the first to prepare a text
 
 
@@ -85,6 +86,7 @@ def meeting_place() -> Store:
     together = started()
     assert together is not None
     if together.by == "srun":
+        require(together.local > 0, TASKS_PER_NODE)
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
         slurm = SLURMEnvironment(auto_requeue=False)

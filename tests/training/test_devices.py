@@ -225,6 +225,15 @@ def test_devices_that_torchrun_did_not_start_are_refused(tmp_path, monkeypatch):
     assert f"error: trainer.devices=2 with trainer.num_nodes=1 does not make {right}" in done.stderr
 
 
+@pytest.mark.parametrize("where", [["run_dir=run"], []])  # without one the processes have to meet to agree on it
+def test_srun_has_to_say_how_many_processes_are_on_a_node(tmp_path, monkeypatch, where):
+    for name, value in (SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    done = script_here("train", "trainer=ddp", "trainer.accelerator=cpu", *where, cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: srun: give --ntasks-per-node=N, one for each device of a node\n"
+
+
 def config(strategy, optimizer="adamw"):
     made = TrainConfig(model=GPTConfig(vocab_size=23, block_size=29, n_layer=2, n_head=3, n_embd=18))
     made.trainer.strategy, made.optimizer.kind = strategy, optimizer

@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 from headwise.config import TrainConfig
 from headwise.errors import RunError, choose, require
 from headwise.model.gpt import GPT
-from headwise.processes import PATIENCE, started
+from headwise.processes import PATIENCE, TASKS_PER_NODE, started
 
 
 class FSDP(ModelParallelStrategy):
@@ -160,7 +160,7 @@ def flags(config: TrainConfig) -> dict[str, Any]:
     strategy = choose("trainer.strategy", wanted.strategy, STRATEGIES)()
     right = wanted.strategy != "fsdp" or wanted.precision != "64-true"
     require(right, "trainer.precision=64-true does not go with trainer.strategy=fsdp; give 32-true, or ddp")
-    require(together is None or together.local > 0, "srun: give --ntasks-per-node=N, one for each device of a node")
+    require(together is None or together.local > 0, TASKS_PER_NODE)
     made: dict[str, Any] = {"strategy": strategy, "devices": wanted.devices}
     if together and wanted.devices == "auto":
         made["devices"] = together.local
