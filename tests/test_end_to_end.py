@@ -223,7 +223,8 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_pat
     """Over gloo. The same numbers to rounding, since sums are taken in another order; one folder, one writer."""
     steps = [*STEPS, "trainer.max_steps=8", "data.global_batch_size=12", "model.dropout=0.0", "trainer=cpu"]
     train(tmp_path, "one", *steps, "data.batch_size=6")
-    two = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=3", "callbacks.attention.every_n_steps=4"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=3"]
+    two += ["callbacks.attention.every_n_steps=4"]
     script("train", *arguments("two", [*steps, *two]), cwd=tmp_path)
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for key in ("step", "tokens", "train_loss", "val_loss", "grad_norm", "lr"):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from headwise.errors import UserError
+from headwise.processes import rank
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,8 +37,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(line: str) -> None:
-    """Something a person may want to know, on standard error."""
-    print(f"headwise: {line}", file=sys.stderr, flush=True)
+    """Something a person may want to know, on standard error. Of the processes of one run the first alone speaks."""
+    if rank() == 0:
+        print(f"headwise: {line}", file=sys.stderr, flush=True)
 
 
 class Progress:

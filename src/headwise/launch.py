@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -26,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from headwise.cli import fail
 from headwise.config import PrepareConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
+from headwise.processes import PATIENCE, agreed, rank
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "prepare": PrepareConfig}  # of configs/<name>.yaml
@@ -55,7 +57,8 @@ def register() -> None:
     def resolve(resume: str | None, *, _root_: DictConfig) -> str:
         if resume not in folders:  # before the jobs of -m, only the root knows Hydra's part; in a job, only HydraConfig
             hydra_part: Any = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
-            folders[resume] = new_run_folder(resume, hydra_part.runtime.choices.experiment)
+            experiment = hydra_part.runtime.choices.experiment
+            folders[resume] = agreed("run_dir", lambda: new_run_folder(resume, experiment))
         return folders[resume]
 
     for name, schema in SCHEMAS.items():
@@ -78,15 +81,15 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
             typed.validate()
             task(config)
         except UserError as error:
-            fail(str(error))
+            stop(str(error))
         except RunError as error:
-            fail(str(error), code=1)
+            stop(str(error), code=1)
         except OSError as error:
             if error.filename is None:  # not about a path that the user gave
                 raise
-            fail(f"{place(config, error.filename)}: {error.strerror}; give another place")
+            stop(f"{place(config, error.filename)}: {error.strerror}; give another place")
         except OmegaConfBaseException as error:  # of a value: a ${...} that names nothing
-            fail(f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$")
+            stop(f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$")
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
@@ -105,7 +108,16 @@ def launch(task: Callable[[DictConfig], None], config_name: str, about: str) -> 
     except Exception as error:
         if composed:
             raise
-        fail(one_line(error, schema))  # whatever goes wrong this early comes from the command line
+        stop(one_line(error, schema))  # whatever goes wrong this early comes from the command line
+
+
+def stop(message: str, code: int = 2) -> NoReturn:
+    """Say what is wrong and leave. Of several processes the first speaks first: where all have the same to say, its end
+    is that of the others, so that it is said once."""
+    if rank():
+        time.sleep(PATIENCE)
+        message = f"process {rank()}: {message}"
+    fail(message, code)
 
 
 def place(config: DictConfig, file: str) -> str:
@@ -160,6 +172,11 @@ def one_line(error: Exception, schema: type) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"run_dir: {error.filename}: {error.strerror}"
     cause: BaseException | None = error
+    while cause and not isinstance(cause, UserError | RunError):
+        cause = cause.__context__
+    if cause:  # what the resolver found to be wrong
+        return str(cause)
+    cause = error
     while cause and not getattr(cause, "full_key", None):
         cause = cause.__cause__
     if cause is None:
