@@ -14,6 +14,7 @@ import argparse
 import math
 from collections import Counter, defaultdict
 
+from headwise.config import DataConfig
 from headwise.data.text import Text, read_text
 from headwise.stream import whole
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--data", help="a .txt file; default: the built-in text")
     parser.add_argument("--orders", type=int, nargs="+", default=[2, 3, 4, 5, 6], help="which n (default: 2 to 6)")
     flags = parser.parse_args()
-    text = read_text("files" if flags.data else "python_docs", flags.data, val_path=None, val_fraction=0.1)
+    text = read_text(DataConfig(source="files" if flags.data else "python_docs", path=flags.data))
     print("{:,} training and {:,} validation characters".format(*(len(whole(half)) for half in text)))
     for order, loss in enumerate(losses(text, max(flags.orders)), start=1):
         if order in flags.orders:

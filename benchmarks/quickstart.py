@@ -22,6 +22,7 @@ from pathlib import Path
 from hardware import processor
 from ngram import losses
 
+from headwise.config import DataConfig
 from headwise.data.text import read_text
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +44,7 @@ def main() -> None:
     flags = parser.parse_args()
     source = ["data=files", f'data.path="{Path(flags.data).resolve()}"'] if flags.data else []
     summary, peak = run_training([*source, *flags.overrides])
-    text = read_text("files" if flags.data else "python_docs", flags.data, val_path=None, val_fraction=0.1)
+    text = read_text(DataConfig(source="files" if flags.data else "python_docs", path=flags.data))
     print(f"{processor()}, {summary['threads']} threads; Python {platform.python_version()}; {date.today()}\n")
     print("| model | validation loss, nats per character |\n|---|---|")
     for order, loss in enumerate(losses(text, 6), start=1):

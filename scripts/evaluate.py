@@ -13,12 +13,19 @@ def parser() -> Parser:
     flags.add_precision()
     add = flags.add_argument
     add("--data", metavar="PATH", help="a text file, a folder of them, or a glob; default: the text of the training")
+    add(
+        "--column",
+        default="text",
+        metavar="NAME",
+        help="of .jsonl, .csv and .parquet: where the text is; default: text",
+    )
     add("--split", choices=["train", "val"], help="which part of the training's text; default: val")
     add("--json", action="store_true", help="print one object")
     return flags
 
 
 def main(flags: argparse.Namespace) -> None:
+    from headwise.config import DataConfig
     from headwise.data.text import files, read_text
     from headwise.errors import require
     from headwise.evaluation import measure
@@ -32,15 +39,20 @@ def main(flags: argparse.Namespace) -> None:
     )
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))
-    trained = checkpoint.about.get("config", {}).get("data")
-    told = flags.data is not None or trained
-    require(bool(told), f"{checkpoint.path} does not say what it was trained on; give --data PATH")
+    about = checkpoint.about
     if flags.data is not None:
-        text, what = source_of(files(flags.data, "--data")), f"--data {flags.data}"
+        require(bool(flags.data), "--data= is empty; give a file, a folder of them, or a glob")
+        wanted = DataConfig(source="files", path=flags.data, column=flags.column, cache_dir="")
+        text, what = files(wanted, flags.data, "--data"), f"--data {flags.data}"
     else:
-        both = read_text(*(trained.get(key) for key in ("source", "path", "val_path", "val_fraction", "skip_bad")))
-        text, what = source_of(both.train if flags.split == "train" else both.val), "the text of the training"
-    say(f"reading {text.characters:,} characters")
+        require(
+            "data" in about.get("config", {}), f"{checkpoint.path} does not say what it was trained on; give --data"
+        )
+        split, what = flags.split or "val", "the text of the training"
+        text = source_of(getattr(read_text(DataConfig(**about["config"]["data"] | {"cache_dir": ""})), split))
+        if about.get("text", {}).get(split) != text.fingerprint:
+            say(f"this is not what the training had: its text, or the part held out, has changed since ({split})")
+    say("reading" + (f" {text.characters:,} characters" if text.characters else ""))
     model = for_inference(checkpoint.model, flags.precision)
     measured = measure(model, checkpoint.tokenizer, text, what) | {"checkpoint": str(checkpoint.path)}
     if flags.json:

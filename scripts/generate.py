@@ -79,7 +79,7 @@ def main(flags: argparse.Namespace) -> None:
 
 def prompts_of(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]:
     """What is to be continued, checked."""
-    from headwise.data.text import decoded
+    from headwise.data.formats import decoded
     from headwise.files import path_of
 
     prompts, what = flags.prompt, "--prompt"

@@ -7,7 +7,9 @@
 The tokens go to data.cache_dir, where scripts/train.py finds them with the same choices.
 """
 
-from omegaconf import DictConfig
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from headwise.launch import launch
 
@@ -15,10 +17,11 @@ from headwise.launch import launch
 def main(config: DictConfig) -> None:
     from headwise.prepare import check, plot, prepare, report
 
-    check(config.data, config.tokenizer)
-    packed = prepare(config.data, config.tokenizer)
+    wanted: Any = OmegaConf.to_object(config)
+    check(wanted.data, wanted.tokenizer)
+    packed = prepare(wanted.data, wanted.tokenizer)
     print(report(packed))
-    if config.plot:
+    if wanted.plot:
         print(f"picture          {plot(packed)}")
 
 

@@ -18,7 +18,7 @@ from headwise.checkpoint import load
 from tests.browser.views import data_of
 from tests.read_wandb import config as wandb_config
 from tests.read_wandb import history
-from tests.small import ROOT, TINY, arguments, script, script_here, start_training, train
+from tests.small import ROOT, TEXT, TINY, arguments, script, script_here, start_training, train
 
 STEPS = [*TINY, "threads=1", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2"]
 
@@ -223,7 +223,8 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_pat
     """Over gloo. The same numbers to rounding, since sums are taken in another order; one folder, one writer."""
     steps = [*STEPS, "trainer.max_steps=8", "data.global_batch_size=12", "model.dropout=0.0", "trainer=cpu"]
     train(tmp_path, "one", *steps, "data.batch_size=6")
-    two = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=3", "callbacks.attention.every_n_steps=4"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=3"]
+    two += ["callbacks.attention.every_n_steps=4"]
     script("train", *arguments("two", [*steps, *two]), cwd=tmp_path)
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for key in ("step", "tokens", "train_loss", "val_loss", "grad_norm", "lr"):
@@ -566,6 +567,19 @@ def test_evaluation_gives_the_loss_of_the_summary_and_of_any_other_text(run):
         refused = script_here("evaluate", "--checkpoint", folder, *wrong, cwd=cwd, ok=False)
         assert refused.returncode == 2
         assert message in refused.stderr.splitlines()[-1]
+
+
+def test_evaluation_says_when_the_text_of_the_training_has_changed(tmp_path):
+    (tmp_path / "my.txt").write_text(TEXT)
+    train(tmp_path, "out", "data=files", "data.path=my.txt", "trainer.max_steps=1")
+    changed = "has changed since"
+    assert changed not in script_here("evaluate", "--checkpoint", "out", cwd=tmp_path).stderr
+    (tmp_path / "my.txt").write_text(TEXT[:-1] + "!")
+    assert changed in script_here("evaluate", "--checkpoint", "out", cwd=tmp_path, ok=False).stderr
+    (tmp_path / "my.txt").unlink()
+    gone = script_here("evaluate", "--checkpoint", "out", cwd=tmp_path, ok=False)
+    assert gone.returncode == 2
+    assert f"data.path=my.txt names no file in {tmp_path}" in gone.stderr
 
 
 def test_unknown_characters_are_replaced_where_that_is_asked_for(run):

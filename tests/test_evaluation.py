@@ -30,7 +30,7 @@ def test_the_mean_is_over_tokens_and_the_same_on_any_number_of_devices():
 
 def test_a_uniform_model_has_the_bits_of_its_vocabulary_whatever_the_tokens_are():
     text = "The kids were scared of the lions, é. " * 7
-    for kind in ("char", "bpe"):
+    for kind in ("char", "byte", "bpe"):
         tokenizer = train_tokenizer(kind, text, 300)
         model = small_model(vocab_size=tokenizer.vocab_size)
         model.head.weight.data.zero_()
@@ -40,6 +40,7 @@ def test_a_uniform_model_has_the_bits_of_its_vocabulary_whatever_the_tokens_are(
         assert measured["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
         bits = math.log2(tokenizer.vocab_size) * tokens / len(text.encode())
         assert measured["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+        assert kind != "byte" or measured["bits_per_byte"] == pytest.approx(8, rel=1e-5)
 
 
 def test_a_text_of_one_token_is_refused():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOMS = """
-errors cli files model stream tokenizer checkpoint hf data writer inference generation session evaluation inspection
-config prepare training launch sweep scripts
+errors processes cli files model config stream tokenizer checkpoint hf data writer inference generation session
+evaluation inspection prepare training launch sweep scripts
 """.split()  # noqa: SIM905
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src/headwise").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])

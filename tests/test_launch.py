@@ -28,7 +28,7 @@ CHECKED = [  # found by the run's own checks, before any work
     ("model.n_embd=130", "model.n_embd=130 is not divisible by n_head=4"),
     ("data.path=nowhere data=files", "data.path=nowhere names no file"),
     ("trainer.accelerator=cpv", "trainer: You selected an invalid accelerator name"),
-    ("trainer.strategy=nonsense", "trainer: "),
+    ("trainer.strategy=nonsense", "trainer.strategy=nonsense is none of auto, ddp, fsdp"),
     ("trainer.precision=16-mixed", "trainer.precision=16-mixed is none of auto, 32-true"),
     ("resume=nowhere", "resume=nowhere holds no checkpoints/last.ckpt"),
     ("schedule.kind=cosin", "schedule.kind=cosin is none of cosine, linear, wsd, constant; did you mean cosine?"),

@@ -34,7 +34,7 @@ def test_documents_are_counted_and_measured(three):
 def test_the_report_says_what_was_made(three):
     told = report(prepare(three, TokenizerConfig()))
     for line in (
-        "documents        3 for training, 1 held out",
+        "documents        3 for training, 1 held out, one of them cut in two",
         "characters       19 for training, 7 held out",
         "vocabulary       5 tokens; 5 stand in the training part",
         "most frequent    b 33.3%  a 33.3%  c 19.0%",
@@ -65,7 +65,7 @@ def test_the_script_prepares_what_training_finds(tmp_path):
     ("wrong", "message"),
     [
         ("tokenizr=bpe", "tokenizr is not a key of the configuration; did you mean tokenizer?"),
-        ("data=fils", "data=fils is none of files, python_docs"),
+        ("data=fils", "data=fils is none of files, fineweb_edu, hub, python_docs"),
         ("tokenizer=file", "tokenizer=file needs tokenizer.path=FILE"),
         ("trainer.max_steps=3", "trainer is not a key of the configuration"),
         ("plot=maybe", "plot=maybe must be true or false"),

@@ -1,14 +1,15 @@
 """Tokenizers: nothing is lost, nothing is guessed."""
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
+from tokenizers import models, normalizers
 
 from headwise.errors import UserError
 from headwise.stream import END, PIECE, stream_of
-from headwise.tokenizer import BYTES, END_OF_TEXT, TextStream, Tokenizer, train_tokenizer
+from headwise.tokenizer import BYTES, END_OF_TEXT, TextStream, Tokenizer, batches, train_tokenizer
 
 TEXT = "The kids were scared of the lions,\r\n\tso they left right away. 🦁 naïve 日本\n" * 7
 
@@ -19,27 +20,28 @@ def test_round_trip_is_exact(kind):
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert max(tokenizer.encode(TEXT)) < tokenizer.vocab_size
     long = TEXT * (3 * PIECE // len(TEXT))
-    encoded = list(tokenizer.encode_stream(stream_of(long)))
-    assert len(encoded) > 2
-    assert "".join(piece for piece, _ in encoded) == long
-    assert tokenizer.decode([i for _, ids in encoded for i in ids]) == long
+    (batch,) = batches(stream_of(long))
+    assert len(batch) > 3
+    assert "".join(filter(None, batch)) == long
+    assert tokenizer.decode(tokenizer.encode_batch(batch, np.dtype("u4")).tolist()) == long
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 def test_documents_end_with_a_token_that_no_text_can_spell(kind):
     told = f"so {END_OF_TEXT} they left"
-    tokenizer = train_tokenizer(kind, told, 300, documents=2)
-    encoded = [ids for _, ids in tokenizer.encode_stream(iter([told, END, "left", END]))]
-    assert encoded[1] == encoded[3] == [tokenizer.end_of_text]
-    assert tokenizer.end_of_text not in encoded[0] + encoded[2]
-    assert tokenizer.decode(encoded[0]) == told
+    tokenizer = train_tokenizer(kind, told, 300, several=True)
+    ids = tokenizer.encode_batch([told, END, "left", END], np.dtype("u2")).tolist()
+    first, second = ids.index(tokenizer.end_of_text), len(ids) - 1
+    assert [i for i, token in enumerate(ids) if token == tokenizer.end_of_text] == [first, second]
+    assert tokenizer.decode(ids[:first]) == told
+    assert tokenizer.decode(ids[first + 1 : second]) == "left"
     assert train_tokenizer(kind, told, 300).end_of_text is None
 
 
 def test_unknown_characters_of_a_long_text_are_named_with_their_places():
     tokenizer = train_tokenizer("char", "ab\n")
-    with pytest.raises(UserError, match=f"'c' at {5 * PIECE}"):
-        list(tokenizer.encode_stream(iter(["ab" * PIECE, "b" * (3 * PIECE) + "cab"])))
+    with pytest.raises(UserError, match=f"'c' at {5 * PIECE + 1000}"):
+        tokenizer.encode_batch(["ab" * PIECE, "b" * (3 * PIECE), "cab"], np.dtype("u2"), start=1000)
 
 
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but halves of characters
@@ -58,6 +60,13 @@ def test_characters_come_back_as_they_were(text):
     assert MADE["char"].decode(MADE["char"].encode(text)) == text
 
 
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+@given(texts=st.lists(st.text(st.sampled_from(sorted(set(TEXT))))))
+def test_a_batch_has_the_tokens_of_its_texts_one_by_one(kind, texts):
+    one_by_one = [token for text in texts for token in MADE[kind].backend.encode(text).ids]
+    assert MADE[kind].encode_batch([*texts, END], np.dtype("u2")).tolist() == one_by_one
+
+
 @given(text=ANYTHING)
 def test_a_byte_is_its_own_token(text):
     assert MADE["byte"].encode(text) == list(text.encode())
@@ -74,6 +83,14 @@ def test_a_tokenizer_that_loses_something_is_named_with_what_it_loses():
     lossy.backend.normalizer = normalizers.Lowercase()
     with pytest.raises(UserError, match=r"tokenizer.path=x does not give 'The kids w' back as it was"):
         lossy.check_exact(TEXT, "tokenizer.path=x")
+    for change in (normalizers.NFC(), normalizers.NFKD(), normalizers.Strip(), normalizers.Prepend("_")):
+        lossy.backend.normalizer = change
+        with pytest.raises(UserError, match="take one that loses nothing"):
+            lossy.check_exact("so they left", "it")  # which by itself comes back
+    partial = Tokenizer(Backend(models.BPE({"a": 0, "b": 1}, [])))
+    with pytest.raises(UserError, match="take one that loses nothing"):
+        partial.check_exact("ab", "it")
+    MADE["char"].check_exact("so they left", "char")
 
 
 def test_char_has_one_token_for_each_distinct_character_in_order():

@@ -9,10 +9,12 @@ import argparse
 import io
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from headwise.errors import UserError
+from headwise.processes import rank
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,8 +37,30 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(line: str) -> None:
-    """Something a person may want to know, on standard error."""
-    print(f"headwise: {line}", file=sys.stderr, flush=True)
+    """Something a person may want to know, on standard error. Of the processes of one run the first alone speaks."""
+    if rank() == 0:
+        print(f"headwise: {line}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Tells every two seconds how much is done, how fast, and how long the rest will take."""
+
+    def __init__(self, doing: str, unit: str, total: int | None = None):
+        self.doing, self.unit, self.total = doing, unit, total
+        self.done, self.began, self.told = 0, time.monotonic(), time.monotonic()
+
+    def __call__(self, amount: int) -> None:
+        """So much more is done."""
+        self.done += amount
+        now = time.monotonic()
+        if now - self.told < 2:
+            return
+        self.told, rate = now, self.done / (now - self.began)
+        far, left = f"{self.done:,} {self.unit} {self.doing}", ""
+        if self.total:
+            far = f"{min(1, self.done / self.total):.0%} {self.doing}"
+            left = f", {max(0, self.total - self.done) / max(rate, 1):.0f} s left"
+        say(f"{far}, {rate:,.0f} {self.unit} a second{left}")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -26,15 +26,26 @@ class TokenizerConfig:
 
 @dataclass
 class DataConfig:
-    source: str = "python_docs"  # python_docs, files, repeats
+    source: str = "python_docs"  # python_docs, files, hub, repeats
     path: str | None = None  # for files: a text file, a folder of them, or a glob
+    url: str | None = None  # for files: where data.path is fetched from if it is not there yet
     skip_bad: bool = False  # leave out files that cannot be read, rather than stop
+    name: str | None = None  # for hub: the dataset, such as roneneldan/TinyStories
+    config: str | None = None  # for hub: its configuration, where it has several
+    split: str = "train"  # for hub: the split to train on
+    val_split: str | None = None  # for hub: the split to validate on; null: hold out a part
+    streaming: bool = False  # for hub: read rows over the network and keep their tokens alone
+    column: str = "text"  # of .jsonl, .csv, .parquet and hub: the one that holds the text
+    rows: str = "documents"  # each row is a document, which a token ends; lines: each is a line of one
+    max_documents: int | None = None  # take so many of each text, the first
     val_path: str | None = None  # validate on this text instead of holding out a part
-    val_fraction: float = 0.1  # the text's last part, held out for validation
+    val_fraction: float = 0.1  # held out for validation
+    hold_out: str = "position"  # the last characters; documents: whole ones, evenly spaced
     batch_size: int = 32  # windows for each forward pass
     global_batch_size: int | None = None  # windows for each optimizer step; null: batch_size x devices
     val_tokens: int | None = None  # validate on so many tokens while training; null: the whole split
     cache_dir: str = "data/cache"  # packed tokens, reused
+    num_proc: int | None = None  # processes that tokenize; null: threads
 
 
 @dataclass
@@ -133,18 +144,31 @@ class Checked:
 
     def check_text(self) -> None:
         """Raise UserError for what is wrong about the text and its tokenizer, before any of it is read."""
-        source = self.data.source
-        self.check(
-            "data.path",
-            lambda _: source == "files",
-            f"is for data=files, and the text is that of {source}; add data=files",
-        )
-        self.check(
-            "tokenizer.path",
-            lambda _: self.tokenizer.kind == "file",
-            f"is for tokenizer=file, and the tokenizer is {self.tokenizer.kind}; add tokenizer=file",
-        )
+        source, kind, data = self.data.source, self.tokenizer.kind, self.data
+        for owner, names in (("files", ("path", "url")), ("hub", ("name", "config", "val_split"))):
+            for name in names:
+                value, rule = getattr(data, name), f"is for data={owner}, and the text is that of {source}"
+                require(value is None or source == owner, f"data.{name}={value} {rule}; add data={owner}")
+        rule = f"is for tokenizer=file, and the tokenizer is {kind}; add tokenizer=file"
+        require(self.tokenizer.path is None or kind == "file", f"tokenizer.path={self.tokenizer.path} {rule}")
         self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
+        self.check("tokenizer.vocab_size", lambda value: value <= 1 << 24, "must be at most 16,777,216")
+        self.check("data.cache_dir", bool, "is empty; give a folder")
+        for name in ("column", "rows", "max_documents", "skip_bad"):
+            value, usual = getattr(data, name), getattr(DataConfig, name)
+            own = value == usual or source in ("files", "hub")
+            require(own, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
+        for key in ("data.max_documents", "data.num_proc"):
+            self.check(key, lambda value: value >= 1, "must be at least 1")
+        self.check("data.rows", lambda value: value in ("documents", "lines"), "must be documents or lines")
+        self.check("data.val_fraction", lambda value: 0 < value < 1, "must be above 0 and below 1")
+        val = data.val_path or data.val_split
+        require(not data.val_path or not data.val_split, "data.val_path and data.val_split are two; give one of them")
+        require(
+            not data.streaming or bool(val) or data.hold_out == "documents",
+            f"data.hold_out={data.hold_out} needs the length of the text, which data.streaming=true does not know; "
+            "give data.hold_out=documents, or data.val_split",
+        )
 
 
 @dataclass

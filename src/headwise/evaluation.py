@@ -15,8 +15,8 @@ from headwise.data.batches import ValBatches
 from headwise.data.packing import Packed
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
-from headwise.stream import Content, stream_of
-from headwise.tokenizer import Tokenizer
+from headwise.stream import END, Content, stream_of
+from headwise.tokenizer import Tokenizer, batches
 
 
 @torch.no_grad()
@@ -42,10 +42,11 @@ def whole_split(file: Path, packed: Packed, device: str = "cpu") -> dict:
 def measure(model: GPT, tokenizer: Tokenizer, text: Content, what: str = "the text") -> dict[str, float]:
     """What a model makes of a text: loss (nats per token), perplexity, bits_per_byte, tokens. Every token but the first
     is predicted, from those before it in its window of block_size. `what` names the text where it is wrong."""
-    encoded, size = [], 0
-    for piece, tokens in tokenizer.encode_stream(stream_of(text), what):
-        encoded.append(np.asarray(tokens, dtype=np.uint32))
-        size += len(piece.encode())
+    encoded, characters, size = [], 0, 0
+    for batch in batches(stream_of(text)):
+        encoded.append(tokenizer.encode_batch(batch, np.dtype("u4"), characters, what))
+        characters += sum(len(piece) for piece in batch if piece is not END)
+        size += sum(len(piece.encode()) for piece in batch if piece is not END)
     ids = np.concatenate(encoded)
     require(len(ids) >= 2, f"{what} is {len(ids)} token long, and the first is not predicted; give two at least")
     loss = mean_loss(model, ValBatches(ids, model.config.block_size, model.config.vocab_size))

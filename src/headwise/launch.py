@@ -22,7 +22,7 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from threading import Thread
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -39,6 +39,7 @@ from headwise.cli import fail, say
 from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
 from headwise.files import write_text
+from headwise.processes import PATIENCE, agreed, rank
 
 warnings.filterwarnings(
     "ignore", message="[\\s\\S]*validated against ConfigStore schema"
@@ -134,7 +135,8 @@ def register() -> None:
     def resolve(resume: str | None, *, _root_: DictConfig) -> str:
         if resume not in folders:  # before the jobs of -m, only the root knows Hydra's part; in a job, only HydraConfig
             hydra_part: Any = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
-            folders[resume] = new_run_folder(resume, hydra_part.runtime.choices.experiment)
+            experiment = hydra_part.runtime.choices.experiment
+            folders[resume] = agreed("run_dir", lambda: new_run_folder(resume, experiment))
         return folders[resume]
 
     for name, schema in SCHEMAS.items():
@@ -165,8 +167,8 @@ def launch(
             (folder / ENDED).unlink(missing_ok=True)
             task(config)
         except Exception as error:
-            line, code = in_one_line(error)
-            if several:
+            line, code = in_one_line(error, config)
+            if several and not rank():
                 if code is None:
                     traceback.print_exc()
                 print(f"error: run {folder.name}: {line}", file=sys.stderr)
@@ -174,7 +176,7 @@ def launch(
             elif code is None:
                 raise
             else:
-                fail(line, code)
+                stop(line, code)
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
@@ -203,7 +205,7 @@ def launch(
     except Exception as error:
         if composed:
             raise
-        fail(one_line(error, schema))  # whatever goes wrong this early comes from the command line
+        stop(one_line(error, schema))  # whatever goes wrong this early comes from the command line
     finally:
         folder, Multirun.folder = Multirun.folder, None
         if folder:
@@ -212,7 +214,7 @@ def launch(
         after(folder)
 
 
-def in_one_line(error: Exception) -> tuple[str, int | None]:
+def in_one_line(error: Exception, config: DictConfig) -> tuple[str, int | None]:
     """What went wrong in a task, with the exit code; without one where it is a mistake of ours."""
     match error:
         case UserError():
@@ -220,7 +222,7 @@ def in_one_line(error: Exception) -> tuple[str, int | None]:
         case RunError():
             return str(error), 1
         case OSError(filename=str() as name):  # a path that the user gave
-            return f"{name}: {error.strerror}; give run_dir, data.cache_dir and data.path as usable paths", 2
+            return f"{place(config, name)}: {error.strerror}; give another place", 2
         case OmegaConfBaseException():  # of a value: a ${...} that names nothing
             return f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$", 2
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", None
@@ -248,6 +250,24 @@ def leave_no_bare_multirun(folder: Path) -> None:
         if [file.name for file in folder.iterdir()] == ["multirun.yaml"]:
             (folder / "multirun.yaml").unlink()
             folder.rmdir()
+
+
+def stop(message: str, code: int = 2) -> NoReturn:
+    """Say what is wrong and leave. Of several processes the first speaks first: where all have the same to say, its end
+    is that of the others, so that it is said once."""
+    if rank():
+        time.sleep(PATIENCE)
+        message = f"process {rank()}: {message}"
+    fail(message, code)
+
+
+def place(config: DictConfig, file: str) -> str:
+    """A path that gave trouble, and the key that led there."""
+    for key in ("data.cache_dir", "data.path", "data.val_path", "run_dir"):
+        value = OmegaConf.select(config, key)
+        if value and Path(file).absolute().is_relative_to(Path(value).absolute()):
+            return f"{key}={value}: {file}"
+    return file
 
 
 def refuse_unknown(config: DictConfig, schema: type) -> None:
@@ -298,6 +318,11 @@ def one_line(error: Exception, schema: type, arguments: list[str] | None = None)
     if isinstance(error, OSError) and error.filename:
         return f"run_dir: {error.filename}: {error.strerror}"
     cause: BaseException | None = error
+    while cause and not isinstance(cause, UserError | RunError):
+        cause = cause.__context__
+    if cause:  # what the resolver found to be wrong
+        return str(cause)
+    cause = error
     while cause and not getattr(cause, "full_key", None):
         cause = cause.__cause__
     if cause is None:

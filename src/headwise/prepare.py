@@ -12,7 +12,7 @@ import numpy as np
 
 from headwise.config import DataConfig, TokenizerConfig
 from headwise.data.packing import Packed, pack
-from headwise.data.text import SOURCES, read_text
+from headwise.data.text import HOLD_OUT, SOURCES, read_text
 from headwise.errors import choose
 from headwise.files import whole as whole_file
 from headwise.hf import open_tokenizer
@@ -20,30 +20,30 @@ from headwise.stream import pieces, stream_of
 from headwise.tokenizer import TOKENIZERS, Tokenizer
 
 SHOWN, SAMPLE = 20, 200  # tokens named as the most frequent; tokens of the sample
-BATCH = 1 << 22  # tokens counted at a time
 
 
 def check(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Raise UserError for a source or a kind there is not."""
     choose("tokenizer.kind", tokenizer.kind, {**TOKENIZERS, "file": None})
     choose("data.source", data.source, SOURCES)
+    choose("data.hold_out", data.hold_out, HOLD_OUT)
 
 
 def prepare(data: DataConfig, wanted: TokenizerConfig, tokenizer: Tokenizer | None = None) -> Packed:
     """The text that `data` names as tokens: of `tokenizer` if it is given, else of the one that is wanted."""
-    text = read_text(data.source, data.path, data.val_path, data.val_fraction, data.skip_bad)
+    text = read_text(data)
     if not tokenizer and wanted.kind == "file":
         tokenizer = open_tokenizer(wanted.path)
         first = next(piece for piece in pieces(stream_of(text.train)) if piece)
         tokenizer.check_exact(first, f"tokenizer.path={wanted.path}")
-    return pack(text, wanted.kind, wanted.vocab_size, data.cache_dir, tokenizer)
+    return pack(text, wanted.kind, wanted.vocab_size, data.cache_dir, tokenizer, data.num_proc)
 
 
 def counts(packed: Packed) -> np.ndarray:
     """How often each token of the vocabulary stands in the training part, [V]."""
-    tokens, seen = packed.tokens("train"), np.zeros(packed.tokenizer.vocab_size, dtype=np.int64)
-    for start in range(0, len(tokens), BATCH):
-        seen += np.bincount(tokens[start : start + BATCH], minlength=len(seen))
+    seen = np.zeros(packed.tokenizer.vocab_size, dtype=np.int64)
+    for tokens in packed.read("train"):
+        seen += np.bincount(tokens, minlength=len(seen))
     return seen
 
 
@@ -55,7 +55,8 @@ def report(packed: Packed) -> str:
     lines = [f"folder           {packed.folder}"]
     for name in ("documents", "characters", "bytes", "tokens"):
         train, val = (manifest[name][split] for split in ("train", "val"))
-        lines.append(f"{name:<16} {train:,} for training, {val:,} held out")
+        both = ", one of them cut in two" if name == "documents" and manifest["cut"] else ""
+        lines.append(f"{name:<16} {train:,} for training, {val:,} held out{both}")
     lines += [
         f"bytes per token  {packed.bytes_per_token('train'):.3f}",
         f"vocabulary       {tokenizer.vocab_size:,} tokens; {int((seen > 0).sum()):,} stand in the training part",
@@ -75,8 +76,14 @@ def plot(packed: Packed) -> Path:
     seen = np.sort(counts(packed))[::-1]
     left.loglog(np.arange(1, len(seen) + 1)[seen > 0], seen[seen > 0])
     left.set(title="How often each token stands in the training part", xlabel="rank", ylabel="times")
-    right.hist(lengths(packed), bins=50)
-    right.set(title="How long documents are", xlabel="tokens", ylabel="documents")
+    sizes = lengths(packed)
+    if len(sizes) > 1:
+        width = -(-int(sizes.max() - sizes.min() + 1) // 50)  # a whole number of tokens, as every length is
+        right.hist(sizes, bins=np.arange(sizes.min(), sizes.max() + width + 1, width))
+        right.set(title="How long documents are", xlabel="tokens", ylabel="documents")
+    else:
+        right.set_axis_off()
+        right.text(0.5, 0.5, f"a single document of {sizes[0]:,} tokens", ha="center", va="center")
     with whole_file(packed.folder / "tokens.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     return packed.folder / "tokens.png"
@@ -84,8 +91,8 @@ def plot(packed: Packed) -> Path:
 
 def lengths(packed: Packed) -> np.ndarray:
     """Tokens of each document of the training part."""
-    tokens, end = packed.tokens("train"), packed.tokenizer.end_of_text
-    if end is None:
-        return np.array([len(tokens)])
-    starts = [np.flatnonzero(tokens[i : i + BATCH] == end) + i for i in range(0, len(tokens), BATCH)]
-    return np.diff(np.concatenate([[-1], *starts]))
+    end, at, ends = packed.tokenizer.end_of_text, 0, [np.array([-1])]
+    for tokens in packed.read("train"):
+        ends.append(at + np.flatnonzero(tokens == end))
+        at += len(tokens)
+    return np.diff(np.concatenate(ends)) if end is not None else np.array([at])

@@ -9,6 +9,7 @@ Dimensions: characters, unless said otherwise.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +24,10 @@ class Source:
     """A text that can be read again and again."""
 
     read: Callable[[], Stream]
-    characters: int
-    documents: int
-    fingerprint: str  # of its content
+    fingerprint: str  # changes with its content
+    characters: int | None = None  # how many there are, or about; None: not known before it is read
+    documents: int | None = None  # likewise
+    check: Callable[[], None] = lambda: None  # raises UserError if the text is no longer what it was
 
 
 Content = str | Source  # a string is a text of one document
@@ -48,8 +50,8 @@ def whole(content: Content) -> str:
     return "".join(piece for piece in stream_of(content) if piece)
 
 
-def survey(read: Callable[[], Stream]) -> Source:
-    """A text that was read once, to know how long it is and what it holds."""
+def survey(read: Callable[[], Stream], progress: Callable[[int], None] = lambda characters: None) -> Source:
+    """A text that was read once, to know how long it is and what it holds. `progress` is told how much was read."""
     characters, documents, digest = 0, 0, hashlib.sha256()
     for piece in read():
         if piece is END:
@@ -58,7 +60,8 @@ def survey(read: Callable[[], Stream]) -> Source:
         else:
             characters += len(piece)
             digest.update(piece.encode("utf-8", "surrogatepass"))
-    return Source(read, characters, documents, digest.hexdigest())
+            progress(len(piece))
+    return Source(read, digest.hexdigest(), characters, documents)
 
 
 def part(source: Source, start: int, stop: int) -> Source:
@@ -78,8 +81,33 @@ def part(source: Source, start: int, stop: int) -> Source:
             if at > stop:
                 break
 
-    fingerprint = f"{source.fingerprint} {start} {stop}"
-    return Source(read, max(0, min(stop, source.characters) - start), source.documents, fingerprint)
+    documents = 1 if source.documents == 1 else None
+    return Source(read, f"{source.fingerprint} {start} {stop}", stop - start, documents, source.check)
+
+
+def spaced(source: Source, fraction: float, others: bool = False) -> Source:
+    """That fraction of a text's documents, evenly spaced, or all the others. The i-th document is one of them if
+    i times the fraction passes a whole number before the next one."""
+
+    def read() -> Stream:
+        index = 0
+        for piece in source.read():
+            if (math.floor((index + 1) * fraction) > math.floor(index * fraction)) != others:
+                yield piece
+            index += piece is END
+
+    about = source.characters and int(source.characters * (1 - fraction if others else fraction))
+    return Source(read, f"{source.fingerprint} {fraction} {others}", about, check=source.check)
+
+
+def first(stream: Stream, documents: int | None) -> Stream:
+    """The first documents of a stream; None: all."""
+    left = documents or math.inf
+    for piece in stream:
+        yield piece
+        left -= piece is END
+        if not left:
+            break
 
 
 def pieces(stream: Iterable[str | None]) -> Stream:

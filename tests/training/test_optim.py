@@ -129,6 +129,25 @@ def test_muon_goes_on_from_its_state_dict_bit_for_bit():
         assert torch.equal(a, b)
 
 
+def test_a_closure_that_sets_gradients_to_zero_reaches_every_parameter():
+    """Lightning's does: zero, forward, backward, all inside of step."""
+    plain, closed = small_model(), small_model()
+    config = OptimizerConfig(kind="muon")
+    trained(plain, make_optimizer(plain, config))
+    optimizer = make_optimizer(closed, config)
+    for step in range(3):
+
+        def closure(step=step):
+            optimizer.zero_grad()
+            loss = closed(torch.tensor([[1, 2, 3, 5 + step]])).square().sum()
+            loss.backward()
+            return loss
+
+        assert float(optimizer.step(closure)) > 0
+    for a, b in zip(plain.parameters(), closed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_query_key_and_value_matrices_are_orthogonalized_each_for_itself():
     model = small_model(n_kv_head=1, n_layer=1)
     group = make_optimizer(model, OptimizerConfig(kind="muon")).param_groups[0]

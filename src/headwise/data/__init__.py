@@ -1,1 +1,1 @@
-"""Text to batches: text.py -> packing.py -> sampler.py -> datamodule.py."""
+"""Text to batches: text.py -> packing.py -> sampler.py -> batches.py -> datamodule.py."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headwise.data.sampler import window_starts, windows_at
+from headwise.data.tokens import Tokens
 from headwise.model.gpt import IGNORE
 
 Batch = tuple[Tensor, Tensor]
@@ -24,7 +25,7 @@ class TrainBatches:
     """Every micro-batch of a run, from `first_step` on. A step has `accumulate` of them for each of `devices`, and each
     device takes its own."""
 
-    def __init__(self, tokens: np.ndarray, block_size: int, batch: int, accumulate: int, seed: int):
+    def __init__(self, tokens: Tokens, block_size: int, batch: int, accumulate: int, seed: int):
         self.tokens, self.block_size, self.batch = tokens, block_size, batch
         self.accumulate, self.seed = accumulate, seed
         self.first_step, self.last_step = 0, 0
@@ -48,7 +49,7 @@ class ValBatches:
     filled up with targets that do not count. Each of `devices` takes every devices-th batch, an empty one where there
     is none left for it, so that all take as many."""
 
-    def __init__(self, tokens: np.ndarray, block_size: int, vocab_size: int):
+    def __init__(self, tokens: Tokens, block_size: int, vocab_size: int):
         self.tokens, self.block_size = tokens, block_size
         self.rows = max(1, min(VAL_TOKENS, VAL_LOGITS // vocab_size) // block_size)
         self.windows = -(-(len(tokens) - 1) // block_size)

@@ -30,7 +30,7 @@ class TextDataModule(L.LightningDataModule):
         )
         require(len(val) >= 2, f"the validation text is {len(val)} token long; give more text or data.val_path")
         self.train = TrainBatches(train, block_size, batch_size, accumulate, seed)
-        self.val = ValBatches(val[: val_tokens and val_tokens + 1], block_size, packed.tokenizer.vocab_size)
+        self.val = ValBatches(val[: val_tokens + 1] if val_tokens else val, block_size, packed.tokenizer.vocab_size)
 
     def train_dataloader(self) -> TrainBatches:
         assert self.trainer is not None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from headwise.data.tokens import Tokens
+
 ROUNDS = 6  # of the Feistel network; four already give a good permutation (Luby & Rackoff 1988)
 
 
@@ -45,6 +47,6 @@ def permuted(index: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
     return result.astype(np.int64)
 
 
-def windows_at(tokens: np.ndarray, starts: np.ndarray, window: int) -> np.ndarray:
+def windows_at(tokens: Tokens, starts: np.ndarray, window: int) -> np.ndarray:
     """The windows themselves, [batch, window] int64, in one indexed read."""
     return tokens[starts[:, None] + np.arange(window)].astype(np.int64)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headwise.cli import say
+from headwise.data.tokens import Tokens
 from headwise.errors import require
 from headwise.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ def own_probe(text: str) -> str:
     return "".join(lines[next(prose, 0) :])[:2000]
 
 
-def held_out_probe(tokens: np.ndarray, block_size: int) -> Probe:
+def held_out_probe(tokens: Tokens, block_size: int) -> Probe:
     """A batch spread evenly over held-out text, for numbers that one prompt is too short for."""
     batch, length = HELD_OUT
     length = min(length, block_size, len(tokens))

@@ -203,8 +203,10 @@ class Sweep:
         place = Place(folder, [*self.given, *overrides], "", self.folder.name, name)
         resume = ["resume=auto"] if (folder / "config.yaml").exists() else []
         reporter = Reporter(trial, folder / "metrics.csv")
+        config = DictConfig({})
         try:
-            summary = train(composed([*place.overrides, *resume], folder), place, [reporter])
+            config = composed([*place.overrides, *resume], folder)
+            summary = train(config, place, [reporter])
             assert summary is not None
             require(math.isfinite(summary["val_loss"]), f"the validation loss is {summary['val_loss']}")
             self.study.tell(trial, summary["val_loss"])
@@ -214,7 +216,7 @@ class Sweep:
         except OSError:  # a full disk would fail all that follow
             raise
         except Exception as error:
-            line, code = in_one_line(error)
+            line, code = in_one_line(error, config)
             if code is None:
                 traceback.print_exc()
             self.fail(trial, overrides, line, code)

@@ -26,6 +26,7 @@ from headwise.generation import Sampling, generate
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
 from headwise.training.clock import Clock, Stopwatch, step_ended
+from headwise.training.devices import whole_model
 from headwise.training.loggers import log_moment
 from headwise.training.metrics import refuse_to_diverge
 from headwise.training.module import TrainingModule
@@ -171,11 +172,12 @@ class TextSamples(Clock):
             return
         assert isinstance(pl_module, TrainingModule)
         refuse_to_diverge(trainer, pl_module)
-        if not trainer.is_global_zero:
+        model = whole_model(pl_module.model, trainer)
+        if model is None:
             return
         eager = torch.compiler.set_stance("force_eager")  # each length would compile anew
-        with self.stopwatch.paused(), eval_mode(pl_module.model), eager:
-            new = generate(pl_module.model, [self.prompt], self.tokens, Sampling(temperature=self.temperature), [0])
+        with self.stopwatch.paused(), eval_mode(model), eager:
+            new = generate(model, [self.prompt], self.tokens, Sampling(temperature=self.temperature), [0])
             ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"==== step {trainer.global_step}\n{pl_module.tokenizer.decode(self.prompt + ids)}\n\n")
@@ -221,20 +223,24 @@ class AttentionMaps(Clock):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last look; also where the run was interrupted after its last step and this is all that is left to do."""
-        if self.every is None or not trainer.is_global_zero:
+        if self.every is None:
             return
         assert isinstance(pl_module, TrainingModule)
-        look = self.recorder.finish(pl_module.model, trainer.global_step)
+        model = whole_model(pl_module.model, trainer)
+        if model is None:
+            return
+        look = self.recorder.finish(model, trainer.global_step)
         log_moment(trainer.loggers, look.step, look.numbers, look.pictures, self.recorder.page, look.rows)
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take a look and hand it to the logger in one call."""
         assert isinstance(pl_module, TrainingModule)
-        if not trainer.is_global_zero:  # every device has the same model; one looks
+        model = whole_model(pl_module.model, trainer)
+        if model is None:  # one device looks
             return
         assert self.every is not None
         between = self.every * -(-trainer.max_steps // (self.every * PICTURED))
         pictures = trainer.global_step < self.every or trainer.global_step % between == 0
         with self.stopwatch.paused():
-            look = self.recorder.look(pl_module.model, trainer.global_step, pictures)
+            look = self.recorder.look(model, trainer.global_step, pictures)
             log_moment(trainer.loggers, look.step, look.numbers, look.pictures)

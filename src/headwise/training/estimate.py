@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -63,16 +64,50 @@ def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device
         optimizer.zero_grad()
         wait(device)
         times.append(time.perf_counter() - start)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    state = sum(v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values())
-    total = 2 * weights + state + activations
+    split = devices > 1 and config.trainer.strategy == "fsdp"
+    among = devices if split else 1
+    weights = size_of(model.parameters()) / among
+    state = sum(size_of(s.values()) for s in optimizer.state.values()) / among
+    gathered = 2 * at_once(model) if split else 0  # with their gradients
+    total = 2 * weights + state + gathered + activations
     seconds = min(times) * config.trainer.max_steps
     return [
-        f"memory           {total / 1e6:,.0f} MB: weights and gradients {2 * weights / 1e6:,.0f}, optimizer "
-        f"{state / 1e6:,.0f}, activations {activations / 1e6:,.0f}; the program itself takes about 500 more",
+        f"memory           {total / 1e6:,.0f} MB{' on each device' if devices > 1 else ''}: weights and gradients "
+        f"{2 * weights / 1e6:,.0f}, optimizer {state / 1e6:,.0f}, "
+        + (f"gathered at once {gathered / 1e6:,.0f}, " if split else "")
+        + f"activations {activations / 1e6:,.0f}; the program itself takes about 500 more",
         f"time             {min(times) * 1000:,.0f} ms a step, {seconds / 60:,.1f} minutes of steps in all"
-        + (", before compiling" if config.compile else ""),
+        + (", before compiling" if config.compile else "")
+        + (", without the communication" if devices > 1 else ""),
+        *([communication(config, devices, model)] if devices > 1 else []),
     ]
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def at_once(model: GPT) -> int:
+    """Bytes of the weights that fsdp holds whole at one time, at most: what is outside of the blocks, the block that
+    computes and the next."""
+    blocks = [size_of(block.parameters()) for block in model.blocks]
+    return size_of(model.parameters()) - sum(blocks) + 2 * max(blocks)
+
+
+def communication(config: TrainConfig, devices: int, model: GPT) -> str:
+    """A line on what each device sends in a step, and receives as well. An all-gather or a reduce-scatter of s bytes
+    over N devices is (N - 1) / N s from each, in a ring; an all-reduce is one of both (Patarasuk & Yuan 2009)."""
+    once = size_of(model.parameters()) * (devices - 1) / devices
+    passes = config.accumulate(devices)
+    sent, how = 2 * once, "gradients are averaged once"
+    if config.trainer.strategy == "fsdp":
+        sent, how = 3 * once * passes, "weights are gathered twice and gradients scattered once"
+        how += f" for each of {passes} passes" if passes > 1 else ""
+        if config.optimizer.kind == "muon":
+            matrices = size_of(p for p in model.blocks.parameters() if p.dim() == 2)
+            sent, how = sent + matrices * (devices - 1) / devices, how + ", Muon's updates gathered"
+    return f"communication    {sent / 1e6:,.4g} MB a step from each device: {how}"
 
 
 def wait(device: torch.device) -> None:

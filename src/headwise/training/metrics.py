@@ -14,6 +14,7 @@ import torch
 from headwise.errors import RunError
 from headwise.files import CsvTable
 from headwise.training.clock import Clock, Stopwatch, step_ended
+from headwise.training.devices import number
 from headwise.training.loggers import log_moment
 from headwise.training.module import TrainingModule
 
@@ -28,7 +29,7 @@ def refuse_to_diverge(trainer: L.Trainer, module: TrainingModule) -> None:
     """Raise RunError once a loss, the gradient or the weights are not numbers, or a loss is far above that of guessing;
     the checkpoints stay as they were."""
     guessing = math.log(module.model.config.vocab_size)
-    weights = torch.nn.utils.get_total_norm([p.detach() for p in module.model.parameters()])
+    weights = number(torch.nn.utils.get_total_norm([p.detach() for p in module.model.parameters()]))
     latest = {"training loss": module.train_loss, "gradient norm": module.grad_norm, "weights' norm": weights}
     numbers = {name: float(trainer.strategy.reduce(value)) for name, value in latest.items()}  # of all devices
     if module.val_count:  # validated at least once

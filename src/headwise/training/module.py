@@ -16,6 +16,7 @@ from headwise.checkpoint import describe
 from headwise.config import OptimizerConfig, ScheduleConfig
 from headwise.data.packing import Packed
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.training.devices import compile_in_place, number, shard
 from headwise.training.optim import make_optimizer
 from headwise.training.schedule import multiplier
 
@@ -31,11 +32,12 @@ class TrainingModule(L.LightningModule):
         schedule: ScheduleConfig,
         seed: int,
         about: dict,
+        compile: bool = False,
     ):
         super().__init__()
         self.model, self.tokenizer = model, packed.tokenizer
         self.optimizer_config, self.schedule_config = optimizer, schedule
-        self.seed, self.about = seed, about
+        self.seed, self.about, self.compile_model = seed, about, compile
         self.bytes_per_val_token = packed.bytes_per_token("val")
         self.train_loss = torch.tensor(math.nan)  # of the latest step: the mean over its micro-batches
         self.grad_norm = torch.tensor(math.nan)  # of the latest step, before clipping
@@ -44,6 +46,15 @@ class TrainingModule(L.LightningModule):
         self.update_ratio = math.nan  # of the latest step measured: how far the weights moved, as a part of their norm
         self.val_loss = self.val_bits_per_byte = math.nan  # of the latest validation
         self.val_sum, self.val_count = 0.0, 0
+
+    def configure_model(self) -> None:
+        """Lightning calls it once the processes are connected and before there is an optimizer: what has to be done to
+        the model for the devices is done here."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
+        if self.compile_model:
+            compile_in_place(self.model)
+            self.compile_model = False  # once
 
     def on_train_start(self) -> None:
         """Rates are those of the schedule, also of a longer one than the checkpoint knew."""
@@ -85,7 +96,7 @@ class TrainingModule(L.LightningModule):
         """Scale the gradient down to norm `gradient_clip_val`, and keep the norm it had and the rate for the log."""
         self.last_lr = optimizer.param_groups[-1]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        self.grad_norm = number(torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's, and how far it moved the weights where that is watched."""
@@ -95,7 +106,7 @@ class TrainingModule(L.LightningModule):
         if watched:
             moved = [p.detach() - b for p, b in zip(self.parameters(), before, strict=True)]
             norm = torch.nn.utils.get_total_norm
-            self.update_ratio = float(norm(moved) / norm(before))
+            self.update_ratio = float(number(norm(moved)) / number(norm(before)))
 
     def on_validation_epoch_start(self) -> None:
         self.val_sum, self.val_count = 0.0, 0

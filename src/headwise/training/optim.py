@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from headwise.config import OptimizerConfig
 from headwise.errors import choose
 from headwise.model.attention import CausalSelfAttention
+from headwise.training.devices import part_of
 
 
 def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
@@ -75,10 +77,15 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        # Before the groups are parted: Lightning's closure sets the gradients to zero, and has to see all of them.
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         everything = self.param_groups
         self.param_groups = [group for group in everything if not group.get("muon")]
         try:
-            loss = super().step(closure)  # AdamW's, which goes through param_groups
+            super().step()  # AdamW's, which goes through param_groups
         finally:
             self.param_groups = everything
         for group in everything:
@@ -87,8 +94,10 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def muon_step(self, group: dict) -> None:
-        """Take Muon's step for a group, all matrices of one shape at once."""
+        """Take Muon's step for a group, all matrices of one shape at once. Where devices keep parts of a matrix, each
+        gathers all of its update, and applies its own part of the step."""
         shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        in_parts: list[tuple[Tensor, Tensor]] = []  # a matrix kept in parts, and the whole of its step
         for p, part in zip(group["params"], group["parts"], strict=True):
             if p.grad is None:
                 continue
@@ -99,13 +108,20 @@ class Muon(torch.optim.AdamW):
             state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             update = p.grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            for piece in zip(p.split(part), update.split(part), strict=True):
+            changed: Tensor = p
+            if isinstance(p, DTensor):
+                update = update.full_tensor()
+                changed = torch.zeros_like(update)
+                in_parts.append((p, changed))
+            for piece in zip(changed.split(part), update.split(part), strict=True):
                 shapes.setdefault(tuple(piece[0].shape), []).append(piece)
         for (m, n), pieces in shapes.items():
             stacked = torch.stack([update for _, update in pieces])
             steps = orthogonalized(stacked.to(arithmetic(stacked.device)), group["iterations"])
             for (p, _), step in zip(pieces, steps, strict=True):
                 p.sub_(step, alpha=group["lr"] * math.sqrt(max(1, m / n)))
+        for p, step in in_parts:
+            p.add_(part_of(step, p))
 
 
 def arithmetic(device: torch.device) -> torch.dtype:

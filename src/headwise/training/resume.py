@@ -37,7 +37,11 @@ def find_resume(config: TrainConfig, folder: Path) -> Path | None:
     return None
 
 
-def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path) -> None:
+# What may change with the number of devices: the result depends on it by rounding and by what dropout draws.
+ONE_DEVICE = ("data.batch_size", "compile")
+
+
+def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path, devices: int) -> None:
     """Raise UserError if the checkpoint's text differs from `data`, or its settings from `plain` in what a run's
     result depends on: going on would be neither the one run nor the other."""
     about = saved["headwise"]["about"]
@@ -45,6 +49,8 @@ def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path) -
     require(about["data"] == data, f"data: the text, its split or its tokenizer differs from {resume_from}; {again}")
     was, now = OmegaConf.create(about["config"]), OmegaConf.create(plain)
     for key in dotted_keys(now):
+        if key in ONE_DEVICE and devices != about.get("devices", 1):
+            continue
         before, after = OmegaConf.select(was, key), OmegaConf.select(now, key)
         if key.startswith(FIXED) and not isinstance(after, DictConfig):
             require(before == after, f"{key}={after} differs from {before} in {resume_from}; {again}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -17,8 +18,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint, prepare
@@ -34,7 +34,8 @@ from headwise.hf import open_model
 from headwise.inspection.probes import OWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
-from headwise.training import callbacks, choices, loggers
+from headwise.processes import first_then_others
+from headwise.training import callbacks, choices, devices, loggers
 from headwise.training.choices import PRECISIONS, compiler_works
 from headwise.training.clock import Stopwatch
 from headwise.training.estimate import matmul_peak, measured, plan, setting
@@ -75,7 +76,8 @@ def place_of_job() -> Place:
 
 def quieten() -> None:
     """Keep Lightning from saying what hardware it did not find, and what is not so."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for untrue in (
         ".*LeafSpec.*",  # Lightning 2.6 speaks to an older torch
         ".*your dataloader is not resumable.*",  # TrainBatches starts at the trainer's global step
@@ -95,6 +97,7 @@ def check(config: TrainConfig) -> L.Trainer:
     with torch.device("meta"):  # no memory, no work: the model's own checks alone
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
     trainer = make_trainer(config, accumulate=1, watchers=[], logger=None)
+    devices.check(config, trainer)
     config.accumulate(trainer.world_size)
     return trainer
 
@@ -108,8 +111,7 @@ def train(composed: DictConfig, place: Place | None = None, watchers: Sequence[L
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     probe = check(config)
-    devices, device, first = probe.world_size, probe.strategy.root_device, probe.is_global_zero
-    config.data.global_batch_size = config.global_batch(devices)  # a resumed run keeps it, whatever its devices
+    world, device, first = probe.world_size, probe.strategy.root_device, probe.is_global_zero
     place = place or place_of_job()
     folder = place.folder
     if config.threads:
@@ -119,53 +121,71 @@ def train(composed: DictConfig, place: Place | None = None, watchers: Sequence[L
     saved = checkpoint.read(resume_from, "resume") if resume_from else None
     if config.resume and not saved and first:
         say(f"resume={config.resume}: there is no checkpoint in {folder} yet; starting anew")
-    before = saved["headwise"]["about"]["config"] if saved else None
+    if saved:  # Lightning reads the file again: no need to hold it twice
+        saved |= {"state_dict": None, "optimizer_states": None}
+    earlier = saved["headwise"]["about"] if saved else None
+    before = earlier["config"] if earlier else None
+    if earlier and before and earlier.get("devices", 1) != world:  # a run keeps it, whatever its devices
+        config.data.global_batch_size = config.data.global_batch_size or before["data"]["global_batch_size"]
+    config.data.global_batch_size = config.global_batch(world)
+    config.accumulate(world)
     start = adopt(config, resume_from or config.init_from, place.overrides) if config.init_from else None
-    packed = packed_text(config, start)
-    choices.settle(config, device.type, devices, before)
+    packed = first_then_others("text", lambda: packed_text(config, start))
+    choices.settle(config, device.type, world, before)
     config.compile = config.compile and not config.estimate and compiler_works(device)
     plain = asdict(config) | {"run_dir": str(folder)}  # as it turned out
     if saved and resume_from:
-        refuse_another_run(saved, plain, packed.key, resume_from)
+        refuse_another_run(saved, plain, packed.key, resume_from, world)
         over = why_finished(saved, config)
         if over and (folder / "summary.json").exists():
             say(f"{folder} has finished: {over}")
-            return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            return json.loads((folder / "summary.json").read_text(encoding="utf-8")) if first else None
     L.seed_everything(config.seed, verbose=False)
     model = start.model.train() if start else GPT(config.model)
-    lines, accumulate = plan(config, devices, model, packed.manifest["tokens"]), config.accumulate(devices)
-    about = {"config": plain, "data": packed.key, "versions": versions(), "git_commit": git_commit()}
-    module = TrainingModule(model, packed, config.optimizer, config.schedule, config.seed, about)
+    lines, accumulate = plan(config, world, model, packed.manifest["tokens"]), config.accumulate(world)
+    about = {"config": plain, "devices": world, "data": packed.key, "text": packed.manifest["text"]}
+    about |= {"versions": versions(), "git_commit": git_commit()}
+    module = TrainingModule(
+        model, packed, config.optimizer, config.schedule, config.seed, about, compile=bool(config.compile)
+    )
     block_size, wanted = config.model.block_size, config.data
     datamodule = TextDataModule(packed, block_size, wanted.batch_size, accumulate, config.seed, wanted.val_tokens)
     peak = matmul_peak(device, PRECISIONS[config.trainer.precision])
-    watching = [*make_callbacks(config, devices, folder, packed, peak), *watchers]
+    watching = [*make_callbacks(config, world, folder, packed, peak), *watchers]
     if config.estimate:
-        print("\n".join([*lines, *measured(config, devices, model, device)]))
+        if first:
+            print("\n".join([*lines, *measured(config, world, model, device)]))
         return None
     logger = loggers.make_logger(config.logger, folder, plain, place.name, place.sweep) if first else None
     if first:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
         write_text(folder / "overrides.yaml", OmegaConf.to_yaml(place.overrides))
-        more = [*lines[1:], setting(config, devices, device, peak)] if not place.sweep or folder.name == "0" else []
+        more = [*lines[1:], setting(config, world, device, peak)] if not place.sweep or folder.name == "0" else []
         for line in [lines[0], *more, f"folder           {folder}"]:
             say(line)
     if config.compile:
         say("compiling with the first step, which takes up to a minute, or some seconds with a warm cache")
-        model.compile()  # in place, which keeps the weights' names
     whole_run = False
+    trainer = make_trainer(config, accumulate, watching, logger)
+    if world > 1 and config.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning shares the cores out anew
     try:
-        trainer = make_trainer(config, accumulate, watching, logger)
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
         whole_run = True
     except Pruned:  # which is no failure
         whole_run = True
+        raise
+    except RuntimeError as error:
+        if world > 1 and devices.is_lost(error):
+            devices.leave_after_another(trainer)
         raise
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
         if (folder / "checkpoints/last.ckpt").exists() and first and place.again:
             say(f"interrupted; {place.again}")
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
+        if not whole_run:
+            devices.end_others(trainer)
         wandb_run = loggers.whereabouts(logger)
         loggers.close(logger, failed=not whole_run)
     if not first:
@@ -250,12 +270,12 @@ def make_callbacks(config: TrainConfig, devices: int, folder: Path, packed: Pack
 
 def make_trainer(config: TrainConfig, accumulate: int, watchers: list, logger: Logger | None) -> L.Trainer:
     """Lightning's Trainer with the configuration's flags. One long epoch: steps are what counts."""
-    flags = asdict(config.trainer)
+    flags = asdict(config.trainer) | devices.flags(config)
     flags["val_check_interval"] *= accumulate  # Lightning counts batches
     flags["precision"] = "32-true" if flags["precision"] == "auto" else flags["precision"]
     flags["log_every_n_steps"] = 1  # Lightning's own log is not used: MetricsLog counts steps
     try:
-        trainer = L.Trainer(
+        return L.Trainer(
             **flags,
             max_epochs=-1,
             check_val_every_n_epoch=None,
@@ -266,8 +286,5 @@ def make_trainer(config: TrainConfig, accumulate: int, watchers: list, logger: L
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (ValueError, TypeError, L.fabric.utilities.exceptions.MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
-    one = trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
-    require(one, f"trainer.strategy={config.trainer.strategy} is not supported yet; for several devices give ddp")
-    return trainer
