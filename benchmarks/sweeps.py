@@ -1,6 +1,6 @@
 """What runs at a time save, and what ending bad trials early saves.
 
-    python benchmarks/sweeps.py [--parts grid pruning] [--jobs 12] [--steps 400] [--trials 20]
+    python benchmarks/sweeps.py [--parts grid pruning] [--jobs 12] [--trials 20]
 
 grid: the same grid of runs by Hydra multirun, one after the other and two at a time (hydra/launcher=joblib), each with
 one thread; the losses of both must be the same, bit for bit.
@@ -51,7 +51,7 @@ def steps_taken(folder: Path) -> int:
 def grid(flags: argparse.Namespace, cwd: Path) -> None:
     """The same runs one after the other and two at a time."""
     seeds = ",".join(str(seed) for seed in range(1, flags.jobs // 4 + 1))
-    wanted = ["-m", f"trainer.max_steps={flags.steps}", f"trainer.val_check_interval={flags.steps}"]
+    wanted = ["-m", f"trainer.max_steps={flags.grid_steps}", f"trainer.val_check_interval={flags.grid_steps}"]
     wanted += ["model.position=rotary,learned", "optimizer.muon_lr=0.01,0.02", f"seed={seeds}"]
     run("train", cwd, "trainer.max_steps=1", "-m", "seed=1", "run_dir=first")  # packs the text
     print("| runs | one after the other, s | two at a time, s | ratio | losses |\n|---|---|---|---|---|")
@@ -95,12 +95,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What runs at a time and ending trials early save.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=12, help="runs of the grid, a multiple of four")
-    parser.add_argument("--steps", type=int, default=400, help="of each run")
+    parser.add_argument("--grid-steps", type=int, default=1000, help="of each run of the grid")
+    parser.add_argument("--steps", type=int, default=400, help="of each trial")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1)
     flags = parser.parse_args()
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    print(f"{processor()}, {versions}; {date.today()}; {flags.steps} steps\n", flush=True)
+    print(f"{processor()}, {versions}; {date.today()}; {flags.grid_steps} and {flags.steps} steps\n", flush=True)
     for part in flags.parts:
         with tempfile.TemporaryDirectory() as folder:
             PARTS[part](flags, Path(folder))
