@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -64,7 +65,8 @@ class Tokenizer:
                 found = (np.frombuffer(text.encode(), dtype=np.uint8) for text in texts)
             else:
                 encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-                found = (np.asarray(each.ids) for each in encodings)
+                # array reads a list of whole numbers three times as fast as numpy does
+                found = (np.frombuffer(array("I", each.ids), dtype=np.uint32) for each in encodings)
         end = [] if self.end_of_text is None else [self.end_of_text]
         return np.concatenate([np.asarray(end if piece is END else next(found), dtype=dtype) for piece in batch])
 
@@ -99,6 +101,8 @@ class Tokenizer:
     def check(self, text: str, what: str = "the text", start: int = 0) -> None:
         """Raise UserError if the text, which is at `start` of a longer one, holds characters this tokenizer has no
         token for."""
+        if self.characters is None and encodes(text):
+            return  # as nearly always
         unknown = self.unknown(text)
         if unknown:
             listed = ", ".join(f"{c!r} at {start + text.index(c)}" for c in unknown[:5])
@@ -157,6 +161,15 @@ class TextStream:
         """What is left at the end, as far as it came."""
         waiting, self.waiting = self.waiting, []
         return self.tokenizer.decode(waiting) if waiting else ""
+
+
+def encodes(text: str) -> bool:
+    """Whether the text has bytes in UTF-8, and so no half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def batches(stream: Iterable[str | None]) -> Iterator[list[str | None]]:

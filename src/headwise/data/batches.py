@@ -19,6 +19,7 @@ from headwise.model.gpt import IGNORE
 Batch = tuple[Tensor, Tensor]
 # A validation batch, whatever data.batch_size is, so that the loss does not depend on it; and at most so many logits.
 VAL_TOKENS, VAL_LOGITS = 8192, 1 << 25
+AHEAD = 64  # steps whose windows are worked out at once, which costs hardly more than those of one
 
 
 class TrainBatches:
@@ -35,11 +36,14 @@ class TrainBatches:
         return self.last_step * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
-        window = self.block_size + 1
+        window, count = self.block_size + 1, self.accumulate * self.devices
+        planned, starts = -1, np.empty((0, 0, 0), dtype=np.int64)
         for step in range(self.first_step, self.last_step):
-            count = self.accumulate * self.devices
-            starts = window_starts(self.seed, step, len(self.tokens), window, self.batch * count)
-            for micro in np.split(starts, count)[self.rank :: self.devices]:
+            if step // AHEAD != planned:  # the sequence of windows is one, whatever is asked for at a time
+                planned = step // AHEAD
+                every = window_starts(self.seed, planned, len(self.tokens), window, AHEAD * self.batch * count)
+                starts = every.reshape(AHEAD, count, self.batch)
+            for micro in starts[step % AHEAD, self.rank :: self.devices]:
                 tokens = torch.from_numpy(windows_at(self.tokens, micro, window))
                 yield tokens[:, :-1], tokens[:, 1:]
 
