@@ -9,7 +9,7 @@ import pytest
 
 ROOMS = """
 errors processes cli files model config stream tokenizer checkpoint hf data writer inference generation session
-evaluation inspection prepare training launch sweep scripts
+evaluation inspection prepare training multirun launch sweep scripts
 """.split()  # noqa: SIM905
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src/headwise").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])

@@ -7,55 +7,37 @@ Torch is not imported here, so --help answers at once.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
-import re
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
-from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from threading import Thread
 from typing import Any, NoReturn, get_type_hints
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from headwise.cli import fail, say
 from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
-from headwise.files import write_text
+from headwise.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, leave_no_empty, note_end
 from headwise.processes import PATIENCE, agreed, rank
 
-warnings.filterwarnings(
-    "ignore", message="[\\s\\S]*validated against ConfigStore schema"
-)  # configs/hydra/launcher is, gladly
+# Hydra warns of it, but our launchers are named as theirs on purpose.
+warnings.filterwarnings("ignore", message="[\\s\\S]*validated against ConfigStore schema")
 CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS: dict[str, type] = {
-    "train": TrainConfig,
-    "prepare": PrepareConfig,
-    "sweep": SweepConfig,
-}  # of configs/<name>.yaml
-ENDED = "ended.json"  # in the folder of a run of a sweep that did not come to its end: why
-LAUNCHERS = {
-    "joblib": "hydra_joblib_launcher",
-    "slurm": "hydra_submitit_launcher",
-    "submitit": "hydra_submitit_launcher",
-}
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "prepare": PrepareConfig, "sweep": SweepConfig}  # configs/<name>.yaml
 
 
 def new_run_folder(resume: str | None, experiment: str | None) -> str:
@@ -72,59 +54,6 @@ def new_run_folder(resume: str | None, experiment: str | None) -> str:
     folder = runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     twins = (folder.with_name(f"{folder.name}_{i}") for i in range(2, 1000))
     return str(next(path for path in (folder, *twins) if not path.exists()))
-
-
-class Multirun(Callback):
-    """What the jobs of a multirun have in common, in whatever process each runs."""
-
-    folder: Path | None = None  # of the multirun that this process has started
-    total, began = 0, 0.0  # how many jobs there are, and when the first began
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """One folder for all, since each would name its own; and how many there are, and what varies."""
-        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        varied = [override.get_key_element() for override in given if override.is_sweep_override()]
-        same = [override.get_key_element() for override in given if not override.is_sweep_override()]
-        (jobs,) = BasicSweeper.split_arguments(given, None)
-        self.total, self.began = len(jobs), time.time()
-        Multirun.folder = Path(config.run_dir)
-        if not config.hydra.launcher._target_.endswith("BasicLauncher"):
-            os.environ["TTY_COMPATIBLE"] = "0"  # several bars in one terminal would overwrite each other
-        if "submitit" in config.hydra.launcher._target_:
-            say(f"what the {self.total} runs say goes to {Multirun.folder / '.submitit'}")
-        Thread(target=self.watch, args=[Multirun.folder], daemon=True).start()
-        with open_dict(config):
-            if "run_dir" not in same and "run_dir" not in varied:
-                config.run_dir = str(Multirun.folder)  # resolved, once
-                config.hydra.overrides.task.append(f"run_dir={quoted(str(Multirun.folder))}")
-            exclude = ",".join(sorted({*same, "run_dir"} - set(varied)))
-            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{exclude}]")
-
-    def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Which of the jobs begins."""
-        if self.total:
-            say(f"run {config.hydra.job.num} (of {self.total}): {config.hydra.job.override_dirname}")
-
-    def watch(self, folder: Path) -> None:
-        """Say how far the multirun is, whatever process its jobs run in."""
-        before = self.done(folder)
-        while Multirun.folder == folder:
-            time.sleep(0.5)
-            done = self.done(folder)
-            if done > before:
-                left = (time.time() - self.began) / done * (self.total - done)
-                say(f"{done} of {self.total} runs done" + (f"; about {left:.0f} s left" if done < self.total else ""))
-            before = done
-
-    def done(self, folder: Path) -> int:
-        """How many jobs have come to an end."""
-        runs = [folder / str(i) for i in range(self.total)]
-        return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
-
-
-def quoted(text: str) -> str:
-    """Text as a value in an override, whatever stands in it: Hydra reads backslashes as such only before a quote."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def register() -> None:
@@ -228,30 +157,6 @@ def in_one_line(error: Exception, config: DictConfig) -> tuple[str, int | None]:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", None
 
 
-def note_end(folder: Path, overrides: list[str], state: str, why: str, code: int | None = None) -> None:
-    """Write down that a run of a sweep did not come to its end: what it was, and why."""
-    told = {"state": state, "why": why, "code": code, "overrides": overrides}
-    write_text(folder / ENDED, json.dumps(told, indent=2) + "\n")
-
-
-def check_launcher() -> None:
-    """Leave with one line where the launcher that is asked for needs a package that is missing."""
-    for argument in sys.argv[1:]:
-        name = argument.removeprefix("hydra/launcher=")
-        package = LAUNCHERS.get(name.split("_")[0])
-        if name != argument and package and not importlib.util.find_spec(f"hydra_plugins.{package}"):
-            extra = "sweep" if name == "joblib" else "slurm"
-            fail(f"{argument} needs the package {package.replace('_', '-')}: pip install -e '.[{extra}]'")
-
-
-def leave_no_bare_multirun(folder: Path) -> None:
-    """Remove what Hydra has written of a multirun, if no run has added to it."""
-    with suppress(OSError):  # not ours to remove, or to look into
-        if [file.name for file in folder.iterdir()] == ["multirun.yaml"]:
-            (folder / "multirun.yaml").unlink()
-            folder.rmdir()
-
-
 def stop(message: str, code: int = 2) -> NoReturn:
     """Say what is wrong and leave. Of several processes the first speaks first: where all have the same to say, its end
     is that of the others, so that it is said once."""
@@ -297,13 +202,6 @@ def leave_no_empty_folder() -> None:
     """Remove the run's folder, which Hydra has made, if nothing was written there."""
     if HydraConfig.initialized():
         leave_no_empty(Path(HydraConfig.get().runtime.output_dir or "."))
-
-
-def leave_no_empty(folder: Path) -> None:
-    """Remove a folder if nothing is in it."""
-    with suppress(OSError):  # not ours to remove, or to look into
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def one_line(error: Exception, schema: type, arguments: list[str] | None = None) -> str:

@@ -22,7 +22,7 @@ from headwise.errors import UserError
 from headwise.files import CsvTable, whole
 from headwise.inspection.heads import FORMED, OF_REPEATS
 from headwise.inspection.tables import console_of
-from headwise.launch import ENDED, leave_no_bare_multirun, leave_no_empty
+from headwise.multirun import ENDED, leave_no_bare_multirun, leave_no_empty
 from headwise.training.metrics import losses
 
 SHOWN = 40  # rows of the table in the terminal

@@ -19,7 +19,8 @@ from optuna import Trial
 
 from headwise.config import TrainConfig, dotted_keys
 from headwise.errors import did_you_mean, require
-from headwise.launch import CONFIGS, quoted
+from headwise.launch import CONFIGS
+from headwise.multirun import quoted
 
 RANGE = ("low", "high", "log", "step")
 NEVER = ("run_dir", "resume", "estimate")  # keys that are the sweep's own business

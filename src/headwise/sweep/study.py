@@ -43,7 +43,8 @@ from headwise.cli import say
 from headwise.config import SearchConfig, SweepConfig, TrainConfig
 from headwise.errors import Pruned, UserError, choose, require
 from headwise.files import path_of
-from headwise.launch import ENDED, in_one_line, note_end, one_line, quoted
+from headwise.launch import in_one_line, one_line
+from headwise.multirun import ENDED, note_end, quoted
 from headwise.sweep.report import Row, report, rows_of, short
 from headwise.sweep.space import Dimension, Plain, combinations, grid, keys_of, read_space
 from headwise.training.metrics import losses
