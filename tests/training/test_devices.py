@@ -123,9 +123,9 @@ def test_a_run_moves_between_sharded_single_and_replicated_devices(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize(
-    ("strategy", "devices", "batch"), [("ddp", 2, 3), ("ddp", 3, 4), ("fsdp", 2, 3), ("fsdp", 3, 4)]
+    ("strategy", "devices", "batch", "optimizer"),
+    [("ddp", 2, 3, "muon"), ("ddp", 3, 4, "adamw"), ("fsdp", 2, 3, "adamw"), ("fsdp", 3, 4, "muon")],
 )
 def test_fifty_steps_on_several_devices_are_fifty_on_one(tmp_path, strategy, devices, batch, optimizer):
     """Half of them, and then the other half with the other strategy, and on one device, and with the same."""
