@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from headwise.errors import UserError, require
 
 
@@ -67,6 +69,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def claimed(folder: Path, key: str) -> Iterator[None]:
+    """Keep a folder, which `key` names, for this process. Raises UserError if another one that lives has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".claimed"
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{key}={folder} is being written by another process; end that one, or wait for it") from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):  # as long as there is something in it
+            folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

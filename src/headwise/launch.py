@@ -31,7 +31,7 @@ from headwise.cli import fail, say
 from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
 from headwise.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, leave_no_empty, note_end
-from headwise.processes import PATIENCE, agreed, rank
+from headwise.processes import PATIENCE, agreed, rank, started
 
 # Hydra warns of it, but our launchers are named as theirs on purpose.
 warnings.filterwarnings("ignore", message="[\\s\\S]*validated against ConfigStore schema")
@@ -101,7 +101,8 @@ def launch(
                 if code is None:
                     traceback.print_exc()
                 print(f"error: run {folder.name}: {line}", file=sys.stderr)
-                note_end(folder, list(HydraConfig.get().overrides.task), "failed", line, code)
+                if code != 2 or not (folder / "config.yaml").exists():  # no refusal ends a run that is there
+                    note_end(folder, list(HydraConfig.get().overrides.task), "failed", line, code)
             elif code is None:
                 raise
             else:
@@ -123,6 +124,9 @@ def launch(
             return
         if multirun and config_name == "sweep":
             fail(f"{multirun[0]} is for scripts/train.py; what varies here is in sweep.space")
+        together = started()
+        if together and config_name == "sweep":
+            fail(f"a sweep does not go with {together.by}: each trial trains on one device; sweep.jobs=N for several")
         check_launcher()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
     except KeyboardInterrupt:  # while the jobs were in other processes
@@ -215,6 +219,9 @@ def one_line(error: Exception, schema: type, arguments: list[str] | None = None)
         return f"{error.override}: cannot be read as key=value ({quotes})"
     if isinstance(error, OSError) and error.filename:
         return f"run_dir: {error.filename}: {error.strerror}"
+    if "Ambiguous value for argument" in str(error):
+        argument = str(error).split("'")[1]
+        return f"{argument}: several values make several runs, with -m; a list is written in brackets"
     cause: BaseException | None = error
     while cause and not isinstance(cause, UserError | RunError):
         cause = cause.__context__

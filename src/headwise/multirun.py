@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 from headwise.cli import fail, say
 from headwise.files import write_text
+from headwise.processes import end_with_parent, started
 
 ENDED = "ended.json"  # in the folder of a run of a sweep that did not come to its end: why
 LAUNCHERS = {  # hydra/launcher -> the package that has it
@@ -42,7 +43,10 @@ class Multirun(Callback):
         same = [override.get_key_element() for override in given if not override.is_sweep_override()]
         (jobs,) = BasicSweeper.split_arguments(given, None)
         self.total, self.began = len(jobs), time.time()
-        Multirun.folder = Path(config.run_dir)
+        folder, resumed = Path(config.run_dir), bool(config.get("resume"))
+        what = [" ".join(part for part in job if part.split("=")[0].lstrip("+~") in varied) for job in jobs]
+        refuse(folder, what, resumed)
+        Multirun.folder = folder
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
             os.environ["TTY_COMPATIBLE"] = "0"  # several bars in one terminal would overwrite each other
         if "submitit" in config.hydra.launcher._target_:
@@ -57,6 +61,8 @@ class Multirun(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Which of the jobs begins."""
+        if not self.total and config.hydra.launcher._target_.endswith("JoblibLauncher"):
+            end_with_parent()  # a worker
         if self.total:
             say(f"run {config.hydra.job.num} (of {self.total}): {config.hydra.job.override_dirname}")
 
@@ -75,6 +81,20 @@ class Multirun(Callback):
         """How many jobs have come to an end."""
         runs = [folder / str(i) for i in range(self.total)]
         return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
+
+
+def refuse(folder: Path, jobs: list[str], resumed: bool) -> None:
+    """Leave with one line where a multirun cannot be what is meant. (Of an exception Hydra would only warn.)"""
+    twice = next((job for i, job in enumerate(jobs) if job in jobs[:i]), None)
+    if twice is not None:
+        fail(f"-m: two of the runs are the same: {twice}; leave one out")
+    together = started()
+    if together:
+        fail(f"-m does not go with {together.by}; start one run after the other, without -m")
+    if (folder / "study").exists():
+        fail(f"run_dir={folder} holds a search of scripts/sweep.py; give another run_dir")
+    if not resumed and any(path.parent.name.isdecimal() for path in folder.glob("*/config.yaml")):
+        fail(f"run_dir={folder} already holds runs; resume=auto goes on with them, another run_dir starts anew")
 
 
 def quoted(text: str) -> str:

@@ -7,6 +7,8 @@ which time the first has settled everything. Torch is not imported until there i
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,6 +47,18 @@ def started() -> Started | None:
         local = int(env.get("SLURM_NTASKS_PER_NODE", 0))
         return Started("srun", int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), local)
     return None
+
+
+def end_with_parent() -> None:
+    """From now on leave when the process that started this one is gone, however it went."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def rank() -> int:

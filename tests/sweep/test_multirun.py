@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from headwise.files import claimed
 from headwise.launch import CONFIGS, register
 from tests.small import listen, script, script_here
 from tests.sweep.small import TINIEST, table
@@ -56,6 +57,34 @@ def test_a_grid_of_which_nothing_can_be_trained_leaves_nothing(tmp_path):
         result = script_here("train", *TINIEST, "-m", wrong, "run_dir=out", cwd=tmp_path, ok=False)
         assert (result.returncode, result.stdout) == (2, "")
         assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_grid_is_refused_where_it_cannot_be_what_is_meant_and_nothing_is_touched(tmp_path):
+    for held, wrong, message in (
+        ("0", ["seed=5,7"], "run_dir=out already holds runs; resume=auto goes on with them"),
+        ("study", ["seed=5,7"], "run_dir=out holds a search of scripts/sweep.py; give another run_dir"),
+        ("other", ["seed=5,7,5"], "-m: two of the runs are the same: seed=5; leave one out"),
+    ):
+        folder = tmp_path / held / "out"
+        (folder / held).mkdir(parents=True)
+        (folder / held / "config.yaml").write_text("kept")
+        result = script_here("train", *TINIEST, "-m", *wrong, "run_dir=out", cwd=tmp_path / held, ok=False)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"error: {message}")
+        assert [path.name for path in folder.rglob("*")] == [held, "config.yaml"]
+    result = script_here("train", "seed=5,7", cwd=tmp_path, ok=False)
+    assert (result.returncode, result.stderr[:60]) == (
+        2,
+        "error: seed=5,7: several values make several runs, with -m; a ",
+    )
+
+
+def test_a_run_that_another_process_is_writing_is_left_alone(tmp_path):
+    with claimed(tmp_path / "out/0", "run_dir"):
+        result = script_here("train", *TINIEST, "-m", "seed=5,7", "run_dir=out", cwd=tmp_path, ok=False)
+    assert result.returncode == 1
+    assert "error: run 0: run_dir=out/0 is being written by another process" in result.stderr
+    assert [(row["run"], row["state"]) for row in table(tmp_path / "out")] == [("0", "failed"), ("1", "complete")]
 
 
 def test_runs_at_a_time_share_one_folder_and_have_the_losses_of_runs_in_turn(tmp_path):

@@ -70,6 +70,13 @@ def sweep(tmp_path):
     return folder
 
 
+def test_a_damaged_file_costs_its_run_alone(sweep, capsys):
+    before = {row.number: row.state for row in rows_of(sweep)}
+    (sweep / "0/summary.json").write_text("{bad")
+    assert {row.number: row.state for row in rows_of(sweep)} == before | {0: "unfinished"}
+    assert "0/summary.json is damaged, and left out" in capsys.readouterr().err
+
+
 def test_rows_say_what_each_run_came_to(sweep):
     rows = rows_of(sweep)
     assert [(row.number, row.state, row.steps) for row in rows] == [

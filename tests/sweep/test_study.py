@@ -40,6 +40,23 @@ def whole(tmp_path_factory):
     return cwd / "out", sweep_here(cwd, "out", *OWN, "sweep.n_trials=5", "sweep.pruner=none")
 
 
+def test_a_search_in_which_every_trial_fails_ends_with_1_and_says_why(tmp_path):
+    wrong = ["sweep=own", "sweep.space={optimizer.lr: [1e29, 1e30]}"]
+    result = sweep_here(tmp_path, "out", *wrong, ok=False)
+    assert result.returncode == 1
+    assert "error: all 2 trials failed; trial 0: the training diverged by step" in result.stderr
+    assert "trial 1: failed" in result.stderr
+
+
+def test_a_search_is_refused_where_a_grid_is(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/multirun.yaml").write_text("kept")
+    result = sweep_here(tmp_path, "out", *OWN, ok=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: run_dir=out holds the runs of train.py -m; give another run_dir\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["multirun.yaml"]
+
+
 def test_a_sweep_ends_with_its_table_and_names_the_best(whole):
     folder, result = whole
     rows = table(folder)

@@ -10,16 +10,16 @@ where there are many cores.
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 
 import numpy as np
 
 from headwise.errors import RunError
+from headwise.processes import end_with_parent
 from headwise.stream import END
 from headwise.tokenizer import Tokenizer
 
@@ -64,16 +64,8 @@ def begin(tokenizer: str) -> None:
     global worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core is this process's part
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     worker = Tokenizer.from_json(tokenizer)
-
-
-def end_with_parent() -> None:
-    """Leave when the process that asked is gone, however it went."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def encode_in_process(batch: Batch, dtype: np.dtype, start: int) -> np.ndarray:

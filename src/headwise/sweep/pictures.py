@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from headwise.inspection.heads import FORMED
 from headwise.sweep.report import BRIEF, Row, brief, by_loss, names_of
@@ -148,6 +148,9 @@ def loss_by_parameter(rows: list[Row], varied: list[str], theme: str) -> Figure:
         axes.set_axisbelow(True)
         if scale.log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
         if not scale.numeric:
             for place, name in enumerate(scale.names):
                 here = [row.val_loss for row in rows if row.values.get(key, "–") == name and row.state == "complete"]

@@ -82,6 +82,7 @@ def row_of(number: int, folder: Path) -> Row | None:
         row.why = str(error)
     row.val_loss = min((loss for _, loss in row.curve), default=math.nan)
     row.steps = row.curve[-1][0] if row.curve else 0
+    row.seconds = seconds_of(folder / "metrics.csv")
     if ended:
         row.state, row.why = ended["state"], ended["why"]
     elif summary:
@@ -93,8 +94,21 @@ def row_of(number: int, folder: Path) -> Row | None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file's contents, or nothing where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """A JSON file's contents, or nothing where there is none, or a damaged one."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError):
+        say(f"{path} is damaged, and left out")
+        return {}
+
+
+def seconds_of(path: Path) -> float:
+    """How long a run has trained, as its metrics.csv tells."""
+    try:
+        told = [row["seconds"] for row in CsvTable(path, []).rows() if row.get("seconds")]
+    except UserError:  # which has been said
+        told = []
+    return float(told[-1]) if told else math.nan
 
 
 def read_heads(row: Row, path: Path) -> None:
@@ -222,7 +236,7 @@ def end_of_multirun(folder: Path) -> None:
         return
     failed = [row for row in rows if row.state == "failed"]
     said = f"{len(failed)} of {len(rows)} runs failed; run {failed[0].number}: {failed[0].why}" if failed else ""
-    if len(failed) == len(rows) and all(read_json(folder / str(row.number) / ENDED)["code"] == 2 for row in rows):
+    if len(failed) == len(rows) and all(read_json(folder / str(row.number) / ENDED).get("code") == 2 for row in rows):
         for row in rows:
             (folder / str(row.number) / ENDED).unlink()
             leave_no_empty(folder / str(row.number))

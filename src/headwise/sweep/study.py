@@ -41,7 +41,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from headwise import prepare
 from headwise.cli import say
 from headwise.config import SearchConfig, SweepConfig, TrainConfig
-from headwise.errors import Pruned, UserError, choose, require
+from headwise.errors import Pruned, RunError, UserError, choose, require
 from headwise.files import path_of
 from headwise.launch import in_one_line, one_line
 from headwise.multirun import ENDED, note_end, quoted
@@ -233,7 +233,7 @@ class Sweep:
         for one in self.study.get_trials(deepcopy=False):
             if one.number not in found and one.state != TrialState.WAITING:
                 overrides = [*self.given, *one.user_attrs.get("overrides", [])]
-                state, why = one.state.name.lower(), one.user_attrs.get("why", "")
+                why, state = one.user_attrs.get("why", ""), name_of(one.state)
                 value = one.value if one.value is not None else math.nan
                 found[one.number] = Row(one.number, None, overrides, state, value, one.last_step or 0, why=why)
             elif one.state == TrialState.RUNNING:
@@ -250,7 +250,7 @@ class Sweep:
         here = sum(one.state == TrialState.RUNNING for one in trials) + 1
         left = (self.total - len(over)) * sum(took) / max(1, len(took)) / here
         value = f", loss {this.value:.4f}" if this.value is not None else ""
-        line = f"trial {trial.number}: {this.state.name.lower()}{value}, {time.monotonic() - began:.0f} s; "
+        line = f"trial {trial.number}: {name_of(this.state)}{value}, {time.monotonic() - began:.0f} s; "
         line += f"{len(over)} of {self.total} trials"
         if done:
             best = min(done, key=lambda one: one.value or math.inf)
@@ -276,6 +276,8 @@ def search(config: DictConfig) -> None:
     for override in given:
         key = override.lstrip("+~").split("=")[0]
         require(key not in varied, f"{override}: sweep.space varies {key}; leave one of them out")
+    grid_there = (folder / "multirun.yaml").exists()
+    require(not grid_there, f"run_dir={folder} holds the runs of train.py -m; give another run_dir")
     try_out(space, given, folder)
     journal = path_of(wanted.storage, "sweep.storage") if wanted.storage else folder / "study" / "journal.log"
     require(not journal.is_dir(), f"sweep.storage={wanted.storage} is a folder; give a file's name")
@@ -298,8 +300,17 @@ def search(config: DictConfig) -> None:
     except (KeyboardInterrupt, SystemExit):
         say(f"interrupted; the same command with run_dir={folder} goes on where it stood")
         raise
-    if wanted.jobs:
-        report(folder, sweep.rows(), varied)
+    if not wanted.jobs:
+        return
+    rows = sweep.rows()
+    report(folder, rows, varied)
+    if rows and all(row.state == "failed" for row in rows):
+        raise RunError(f"all {len(rows)} trials failed; trial {rows[0].number}: {rows[0].why}")
+
+
+def name_of(state: TrialState) -> str:
+    """A trial's state as the table names it."""
+    return "failed" if state == TrialState.FAIL else state.name.lower()
 
 
 def of_sweep(override: str) -> bool:

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +30,12 @@ from headwise.data.datamodule import TextDataModule
 from headwise.data.packing import Packed
 from headwise.errors import Pruned, UserError, choose, require
 from headwise.evaluation import whole_split
-from headwise.files import write_text
+from headwise.files import claimed, write_text
 from headwise.hf import open_model
 from headwise.inspection.probes import OWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
-from headwise.processes import first_then_others
+from headwise.processes import first_then_others, rank
 from headwise.training import callbacks, choices, devices, loggers
 from headwise.training.choices import PRECISIONS, compiler_works
 from headwise.training.clock import Stopwatch
@@ -106,13 +107,19 @@ def train(composed: DictConfig, place: Place | None = None, watchers: Sequence[L
     """Run the training that the configuration describes, or go on with it; returns summary.json's contents, or None
     where there is nothing to report: with estimate=true, and on devices other than the first. `place` is by default
     that of Hydra's job; further `watchers` see each validation after the run's own, and may raise Pruned."""
+    place = place or place_of_job()
+    with claimed(place.folder, "run_dir") if rank() == 0 else nullcontext():
+        return train_there(composed, place, watchers)
+
+
+def train_there(composed: DictConfig, place: Place, watchers: Sequence[L.Callback]) -> dict | None:
+    """Train in a folder that is this process's own."""
     began = time.monotonic()
     quieten()
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     probe = check(config)
     world, device, first = probe.world_size, probe.strategy.root_device, probe.is_global_zero
-    place = place or place_of_job()
     folder = place.folder
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -287,4 +294,7 @@ def make_trainer(config: TrainConfig, accumulate: int, watchers: list, logger: L
             enable_model_summary=False,
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+        asked = config.trainer
+        given = f"trainer.accelerator={asked.accelerator} trainer.devices={asked.devices}"
+        given += f" trainer.strategy={asked.strategy} trainer.precision={asked.precision}"
+        raise UserError(f"{given}: {str(error).splitlines()[0]}") from error
