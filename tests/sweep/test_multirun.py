@@ -73,10 +73,8 @@ def test_a_grid_is_refused_where_it_cannot_be_what_is_meant_and_nothing_is_touch
         assert result.stderr.startswith(f"error: {message}")
         assert [path.name for path in folder.rglob("*")] == [held, "config.yaml"]
     result = script_here("train", "seed=5,7", cwd=tmp_path, ok=False)
-    assert (result.returncode, result.stderr[:60]) == (
-        2,
-        "error: seed=5,7: several values make several runs, with -m; a ",
-    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: seed=5,7: several values make several runs, with -m; a list")
 
 
 def test_a_run_that_another_process_is_writing_is_left_alone(tmp_path):

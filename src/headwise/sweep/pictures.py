@@ -243,6 +243,8 @@ def learning_curves(rows: list[Row], varied: list[str], theme: str) -> Figure:
         steps, losses = zip(*row.curve, strict=True)
         whole = row.state == "complete"
         style: dict[str, Any] = {"lw": 1.8} if whole else {"lw": 0.8, "marker": "o", "markevery": [-1], "ms": 3}
+        if len(steps) == 1:
+            style |= {"marker": "o", "ms": 4}  # a line of one point cannot be seen
         name = clipped(f"{row.number}: {name_of(row, varied)}", LABEL + 6) if place < NAMED else None
         axes.plot(
             steps, losses, color=tone[row.number] if whole else soft, label=name, zorder=len(rows) - place, **style
