@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -44,9 +45,15 @@ def small_tokenizer():
 def script(name, *args, cwd, ok=True):
     """Run scripts/<name>.py in a process of its own, as a user would, in the folder `cwd`."""
     command = [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, args)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL, check=False)
+    streams = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    result = subprocess.run(command, cwd=cwd, env=own_environment(), check=False, **streams)
     assert not ok or result.returncode == 0, result.stderr
     return result
+
+
+def own_environment():
+    """That of a process of its own, which does not share the W&B service of this one."""
+    return {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
 
 
 def script_here(name, *args, cwd, ok=True):
@@ -73,7 +80,7 @@ def start_training(cwd, run_dir, *overrides):
     """The same training in the background, as a process to interrupt."""
     command = [sys.executable, ROOT / "scripts/train.py", *arguments(run_dir, overrides)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=cwd, preexec_fn=listen, **quiet)
+    return subprocess.Popen(command, cwd=cwd, env=own_environment(), preexec_fn=listen, **quiet)
 
 
 def listen():

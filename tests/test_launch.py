@@ -27,7 +27,7 @@ CHECKED = [  # found by the run's own checks, before any work
     ("model.norm=rmsnrm", "model.norm=rmsnrm is none of layernorm, rmsnorm; did you mean rmsnorm?"),
     ("model.n_embd=130", "model.n_embd=130 is not divisible by n_head=4"),
     ("data.path=nowhere data=files", "data.path=nowhere names no file"),
-    ("trainer.accelerator=cpv", "trainer: You selected an invalid accelerator name"),
+    ("trainer.accelerator=cpv", "trainer.accelerator=cpv trainer.devices=1 trainer.strategy=auto"),
     ("trainer.strategy=nonsense", "trainer.strategy=nonsense is none of auto, ddp, fsdp"),
     ("trainer.precision=16-mixed", "trainer.precision=16-mixed is none of auto, 32-true"),
     ("resume=nowhere", "resume=nowhere holds no checkpoints/last.ckpt"),
