@@ -12,7 +12,7 @@ setup: .venv/dev  ## make .venv with everything that training and development ne
 train: .venv/run  ## train the quickstart; make train ARGS="data=files data.path=my.txt" for your own text
 	$(BIN)/python scripts/train.py $(ARGS)
 
-test: .venv/dev  ## run the tests (about five minutes); make test ARGS="-k attention" for some of them
+test: .venv/dev  ## run the tests (under ten minutes); make test ARGS="-k attention" for some of them
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 test-slow: .venv/dev  ## run the tests that take minutes each
