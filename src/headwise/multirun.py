@@ -45,7 +45,8 @@ class Multirun(Callback):
         self.total, self.began = len(jobs), time.time()
         folder, resumed = Path(config.run_dir), bool(config.get("resume"))
         what = [" ".join(part for part in job if part.split("=")[0].lstrip("+~") in varied) for job in jobs]
-        refuse(folder, what, resumed)
+        several = config.trainer.devices if isinstance(config.trainer.devices, int) and not config.estimate else 1
+        refuse(folder, what, resumed, several)
         Multirun.folder = folder
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
             os.environ["TTY_COMPATIBLE"] = "0"  # several bars in one terminal would overwrite each other
@@ -83,7 +84,7 @@ class Multirun(Callback):
         return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
 
 
-def refuse(folder: Path, jobs: list[str], resumed: bool) -> None:
+def refuse(folder: Path, jobs: list[str], resumed: bool, devices: int) -> None:
     """Leave with one line where a multirun cannot be what is meant. (Of an exception Hydra would only warn.)"""
     twice = next((job for i, job in enumerate(jobs) if job in jobs[:i]), None)
     if twice is not None:
@@ -91,6 +92,10 @@ def refuse(folder: Path, jobs: list[str], resumed: bool) -> None:
     together = started()
     if together:
         fail(f"-m does not go with {together.by}; start one run after the other, without -m")
+    if devices > 1:
+        fail(
+            f"-m does not go with {devices} devices, each of which would begin all runs anew; start one after the other"
+        )
     if (folder / "study").exists():
         fail(f"run_dir={folder} holds a search of scripts/sweep.py; give another run_dir")
     if not resumed and any(path.parent.name.isdecimal() for path in folder.glob("*/config.yaml")):

@@ -203,7 +203,7 @@ def test_what_is_wrong_for_all_is_said_once(tmp_path):
         (["trainer=fsdp", "trainer.precision=64-true"], "trainer.precision=64-true does not go with"),
         (["trainer.num_nodes=2"], "trainer.num_nodes=2 needs torchrun or srun"),
         (["data.batch_size=5"], "data.global_batch_size=12 is not divisible by data.batch_size=5 x 2 devices"),
-        (["trainer.devices=0"], "trainer: `Trainer(devices=0)` value is not a valid input"),
+        (["trainer.devices=0"], "trainer.accelerator=cpu trainer.devices=0"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(tmp_path, given, message):
