@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from dataclasses import fields
 from datetime import datetime
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -31,7 +32,7 @@ from headwise.cli import fail, say
 from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
 from headwise.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, leave_no_empty, note_end
-from headwise.processes import PATIENCE, agreed, rank, started
+from headwise.processes import PATIENCE, agreed, end_with_parent, rank, started
 
 # Hydra warns of it, but our launchers are named as theirs on purpose.
 warnings.filterwarnings("ignore", message="[\\s\\S]*validated against ConfigStore schema")
@@ -88,6 +89,8 @@ def launch(
         nonlocal composed
         composed = True
         several = HydraConfig.get().mode == RunMode.MULTIRUN
+        if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would go on by itself
+            end_with_parent()
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             refuse_unknown(config, schema)

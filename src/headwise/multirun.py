@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 
 from headwise.cli import fail, say
 from headwise.files import write_text
-from headwise.processes import end_with_parent, started
+from headwise.processes import started
 
 ENDED = "ended.json"  # in the folder of a run of a sweep that did not come to its end: why
 LAUNCHERS = {  # hydra/launcher -> the package that has it
@@ -62,8 +62,6 @@ class Multirun(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Which of the jobs begins."""
-        if not self.total and config.hydra.launcher._target_.endswith("JoblibLauncher"):
-            end_with_parent()  # a worker
         if self.total:
             say(f"run {config.hydra.job.num} (of {self.total}): {config.hydra.job.override_dirname}")
 

@@ -49,6 +49,7 @@ def started() -> Started | None:
     return None
 
 
+@cache
 def end_with_parent() -> None:
     """From now on leave when the process that started this one is gone, however it went."""
     parent = os.getppid()

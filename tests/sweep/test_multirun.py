@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from headwise.files import claimed
 from headwise.launch import CONFIGS, register
-from tests.small import listen, script, script_here
+from tests.small import ROOT, listen, script, script_here
 from tests.sweep.small import TINIEST, table
 
 
@@ -167,21 +168,35 @@ def test_what_the_slurm_example_submits_runs(tmp_path, monkeypatch):
         assert line in submitted
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_runs_at_a_time_with_one_line_and_130(tmp_path):
-    import subprocess
-
-    from tests.small import ROOT
-
+def endless_grid(cwd):
+    """Two runs in processes of joblib's, both begun, that would never end."""
     endless = [*TINIEST, "trainer.max_steps=1000000", "trainer.val_check_interval=100000", "-m", "seed=1,2"]
     command = [sys.executable, ROOT / "scripts/train.py", *endless, "run_dir=out", "hydra/launcher=joblib"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=listen, start_new_session=True, **quiet)
-    while not all((tmp_path / f"out/{i}/metrics.csv").exists() for i in range(2)):
+    process = subprocess.Popen(command, cwd=cwd, preexec_fn=listen, start_new_session=True, **quiet)
+    while not all((cwd / f"out/{i}/metrics.csv").exists() for i in range(2)):
         time.sleep(0.1)
         assert process.poll() is None
+    return process
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_runs_at_a_time_with_one_line_and_130(tmp_path):
+    process = endless_grid(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; the same command with resume=auto run_dir=out goes on" in said
     assert OmegaConf.load(tmp_path / "out/multirun.yaml")
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_killed_grid_end_with_it(tmp_path):
+    process = endless_grid(tmp_path)
+    process.kill()
+    process.wait()
+    time.sleep(3)
+    sizes = [
+        [(tmp_path / f"out/{i}/metrics.csv").stat().st_size for i in range(2)] for _ in (1, 2) if not time.sleep(3)
+    ]
+    assert sizes[0] == sizes[1]
