@@ -15,7 +15,7 @@ from headwise.data.batches import ValBatches
 from headwise.data.packing import Packed
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
-from headwise.stream import END, Content, stream_of
+from headwise.stream import END, Content, length, stream_of
 from headwise.tokenizer import Tokenizer, batches
 
 
@@ -45,7 +45,7 @@ def measure(model: GPT, tokenizer: Tokenizer, text: Content, what: str = "the te
     encoded, characters, size = [], 0, 0
     for batch in batches(stream_of(text)):
         encoded.append(tokenizer.encode_batch(batch, np.dtype("u4"), characters, what))
-        characters += sum(len(piece) for piece in batch if piece is not END)
+        characters += length(batch)
         size += sum(len(piece.encode()) for piece in batch if piece is not END)
     ids = np.concatenate(encoded)
     require(len(ids) >= 2, f"{what} is {len(ids)} token long, and the first is not predicted; give two at least")

@@ -71,6 +71,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def leave_no_empty(folder: Path) -> None:
+    """Remove a folder if nothing is in it."""
+    with suppress(OSError):  # there is something, or it is not ours to remove
+        folder.rmdir()
+
+
 @contextmanager
 def claimed(folder: Path, key: str) -> Iterator[None]:
     """Keep a folder, which `key` names, for this process. Raises UserError if another one that lives has it."""
@@ -86,8 +92,7 @@ def claimed(folder: Path, key: str) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         lock.release()
-        with suppress(OSError):  # as long as there is something in it
-            folder.rmdir()
+        leave_no_empty(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -31,7 +31,8 @@ from omegaconf.errors import OmegaConfBaseException
 from headwise.cli import fail, say
 from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys
 from headwise.errors import RunError, UserError, did_you_mean, require
-from headwise.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, leave_no_empty, note_end
+from headwise.files import leave_no_empty
+from headwise.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end
 from headwise.processes import PATIENCE, agreed, end_with_parent, rank, started
 
 # Hydra warns of it, but our launchers are named as theirs on purpose.

@@ -127,10 +127,3 @@ def leave_no_bare_multirun(folder: Path) -> None:
         if [file.name for file in folder.iterdir()] == ["multirun.yaml"]:
             (folder / "multirun.yaml").unlink()
             folder.rmdir()
-
-
-def leave_no_empty(folder: Path) -> None:
-    """Remove a folder if nothing is in it."""
-    with suppress(OSError):  # not ours to remove, or to look into
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()

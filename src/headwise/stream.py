@@ -110,6 +110,11 @@ def first(stream: Stream, documents: int | None) -> Stream:
             break
 
 
+def length(batch: Iterable[str | None]) -> int:
+    """Characters of some pieces."""
+    return sum(len(piece) for piece in batch if piece is not END)
+
+
 def pieces(stream: Iterable[str | None]) -> Stream:
     """The stream in pieces of PIECE characters at most, each within a document, cut after a line's end where there is
     one; END stays where it is."""

@@ -35,13 +35,14 @@ class Tokenizer:
         self.backend.encode_special_tokens = True  # text that spells a special token stays text
         self.backend.no_truncation()  # an imported one may cut
         self.backend.no_padding()
-        self.vocab_size = 1 + max(backend.get_vocab().values())  # numbers may be left out
+        vocabulary = backend.get_vocab()
+        self.vocab_size = 1 + max(vocabulary.values())  # numbers may be left out
         special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         self.end_of_text = backend.token_to_id(END_OF_TEXT) if END_OF_TEXT in special else None
         # A word-level tokenizer knows only its own characters; a byte-level one knows them all.
-        self.characters = set(backend.get_vocab()) if isinstance(backend.model, models.WordLevel) else None
-        self.table = None if self.characters is None else table_of(backend.get_vocab())
-        bare = {name: token for name, token in backend.get_vocab().items() if name != END_OF_TEXT}
+        self.characters = set(vocabulary) if isinstance(backend.model, models.WordLevel) else None
+        self.table = None if self.characters is None else table_of(vocabulary)
+        bare = {name: token for name, token in vocabulary.items() if name != END_OF_TEXT}
         self.is_bytes = bare == BYTES and self.encode(EVERY_KIND) == list(EVERY_KIND.encode())
 
     def encode(self, text: str, what: str = "the text") -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from headwise.errors import RunError
 from headwise.processes import end_with_parent
-from headwise.stream import END
+from headwise.stream import length
 from headwise.tokenizer import Tokenizer
 
 Batch = list[str | None]
@@ -38,7 +38,7 @@ def encoded(
     try:
         for batch in batches:
             waiting.append((batch, pool.submit(encode, batch, dtype, start)))
-            start += sum(len(piece) for piece in batch if piece is not END)
+            start += length(batch)
             if len(waiting) > 2 * (num_proc or THREADS):
                 done, ids = waiting.popleft()
                 yield done, ids.result()

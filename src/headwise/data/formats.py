@@ -13,7 +13,6 @@ import codecs
 import csv
 import gzip
 import json
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,11 +21,11 @@ from typing import IO, Any, cast
 
 from headwise.errors import UserError, require
 from headwise.stream import END, Stream
+from headwise.tokenizer import SURROGATES
 
 CHUNK = 1 << 20  # bytes read at a time
 ROWS = 256  # of a .parquet file, read at a time
 PACKED = (".gz", ".zst")
-HALVES = re.compile("[\ud800-\udfff]")  # of characters; JSON can spell them
 NOT_UTF8 = "{} is not UTF-8 at byte {}; convert it, for example with iconv"
 
 
@@ -112,7 +111,7 @@ def lines(file: Path) -> Iterator[str]:
 def document(value: Any, place: str) -> Stream:
     """A row's text; a row without any is no document."""
     require(value is None or isinstance(value, str), f"{place} is no text but {value!r:.40}")
-    half = HALVES.search(value or "")
+    half = SURROGATES.search(value or "")  # which JSON can spell
     require(not half, f"{place} holds {half and half[0]!r}, which is half a character")
     if value:
         yield value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,10 @@ def dataset(data: DataConfig, split: str) -> Source:
     return Source(read, **once(seen, settings, data.cache_dir, found), check=check)
 
 
+@cache
 def newest(name: str) -> str | None:
-    """The revision of a dataset that the Hub has now; None where it does not answer."""
+    """The revision of a dataset that the Hub has now, asked for once, so that both halves are of one; None where it
+    does not answer."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 

@@ -36,7 +36,7 @@ from headwise.data.text import Text
 from headwise.data.tokens import Tokens, open_tokens, read_tokens
 from headwise.errors import UserError, require
 from headwise.files import write_text
-from headwise.stream import END, Source, Stream, pieces, source_of
+from headwise.stream import END, Source, Stream, length, pieces, source_of
 from headwise.tokenizer import Tokenizer, batches, train_tokenizer
 
 FORMAT = 3  # raise it when the meaning of these files changes
@@ -99,7 +99,7 @@ class Shard:
         self.batches += 1
         self.tokens += len(ids)
         self.documents += len(batch) - len(texts)
-        self.characters += sum(map(len, texts))
+        self.characters += length(batch)
         self.bytes += sum(len(text.encode()) for text in texts)
         self.cut = batch[-1] is not END
 
@@ -217,11 +217,11 @@ def learn_tokenizer(halves: dict[str, Source], kind: str, vocab_size: int) -> To
 def sampled(source: Source) -> Stream:
     """Every n-th piece of a text, so that they have about SAMPLE characters; of a text of unknown length the first."""
     every = -(-(source.characters or 0) // SAMPLE) or 1
-    length = 0
+    taken = 0
     for piece in islice(filter(None, pieces(source.read())), 0, None, every):
         yield piece
-        length += len(piece)
-        if length > SAMPLE:
+        taken += len(piece)
+        if taken > SAMPLE:
             break
 
 
@@ -265,7 +265,7 @@ def write_shard(file: Path, shard: Shard, stream: Iterator[tuple[Batch, np.ndarr
             out.write(ids.data)
             digest.update(ids.data)
             shard.add(batch, ids)
-            progress(sum(len(piece) for piece in batch if piece is not END))
+            progress(length(batch))
             if shard.tokens >= SHARD:
                 shard.last = False
                 break

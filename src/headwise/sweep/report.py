@@ -19,10 +19,10 @@ from rich.text import Text
 
 from headwise.cli import fail, say
 from headwise.errors import UserError
-from headwise.files import CsvTable, whole
+from headwise.files import CsvTable, leave_no_empty, whole
 from headwise.inspection.heads import FORMED, OF_REPEATS
 from headwise.inspection.tables import console_of
-from headwise.multirun import ENDED, leave_no_bare_multirun, leave_no_empty
+from headwise.multirun import ENDED, leave_no_bare_multirun
 from headwise.training.metrics import losses
 
 SHOWN = 40  # rows of the table in the terminal
@@ -82,12 +82,13 @@ def row_of(number: int, folder: Path) -> Row | None:
         row.why = str(error)
     row.val_loss = min((loss for _, loss in row.curve), default=math.nan)
     row.steps = row.curve[-1][0] if row.curve else 0
-    row.seconds = seconds_of(folder / "metrics.csv")
     if ended:
         row.state, row.why = ended["state"], ended["why"]
     elif summary:
         row.state, row.val_loss, row.steps = "complete", summary["val_loss"], summary["steps"]
         row.seconds = summary["train_seconds"]
+    if row.state != "complete":
+        row.seconds = seconds_of(folder / "metrics.csv")
     if row.state == "failed":
         row.val_loss = math.nan
     return row
