@@ -32,13 +32,13 @@ from step import seconds
 
 from headwise.config import OptimizerConfig
 from headwise.data.batches import TrainBatches
-from headwise.data.packing import pack
-from headwise.data.text import Text, python_docs
+from headwise.data.sources import Text, python_docs
+from headwise.data.token_files import pack
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
 from headwise.stream import END, stream_of
 from headwise.tokenizer import batches, train_tokenizer
-from headwise.training.optim import make_optimizer
+from headwise.training.optimizers import make_optimizer
 
 ROOT = Path(__file__).parents[1]
 INDUCTION = GPTConfig(n_layer=2, n_head=4, n_embd=64, head_dim=32, block_size=64, mlp="none", bias=True)

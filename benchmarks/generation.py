@@ -28,9 +28,9 @@ from step import seconds
 from transformers import AutoModelForCausalLM
 
 from headwise.checkpoint import Checkpoint
-from headwise.generation import Sampling, generate
-from headwise.hf import export
-from headwise.inference import for_inference
+from headwise.generation.fast import for_inference
+from headwise.generation.generate import Sampling, generate
+from headwise.huggingface import export
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import train_tokenizer

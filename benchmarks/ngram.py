@@ -15,7 +15,7 @@ import math
 from collections import Counter, defaultdict
 
 from headwise.config import DataConfig
-from headwise.data.text import Text, read_text
+from headwise.data.sources import Text, read_text
 from headwise.stream import whole
 
 

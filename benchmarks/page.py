@@ -20,10 +20,10 @@ import torch
 from hardware import processor
 from playwright.sync_api import sync_playwright
 
-from headwise.inspection.capture import AttentionMap
-from headwise.inspection.probes import Probe
+from headwise.inspection.hooks import AttentionMap
+from headwise.inspection.inputs import Input
+from headwise.inspection.page.page import View, render
 from headwise.inspection.recorder import kept, page_prompt, scores_of, see
-from headwise.inspection.viewer import View, render
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 
@@ -54,7 +54,7 @@ def model_at(step: int, length: int) -> GPT:
 def page_of(steps: list[int], length: int) -> str:
     """The page of random tokens as the model reads them at these steps."""
     ids = torch.randint(65, (1, length), generator=torch.Generator().manual_seed(1))
-    probe = Probe("text", ids)
+    probe = Input("text", ids)
     seen: list[AttentionMap] = []
     maps, scores = [], []
     for step in steps:

@@ -23,7 +23,7 @@ from hardware import processor
 from ngram import losses
 
 from headwise.config import DataConfig
-from headwise.data.text import read_text
+from headwise.data.sources import read_text
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,9 +1,9 @@
-"""One optimizer step of `model=classic` against a plain PyTorch GPT of the same shape, interleaved.
+"""One optimizer step of `model=gpt2` against a plain PyTorch GPT of the same shape, interleaved.
 
     python benchmarks/step.py [--threads N] [--rounds N]
 
 Both use fused attention and the same fused AdamW, and start from the same weights, so that their losses must agree. A
-third column is the same classic model after a capture: looking must leave no cost behind. Each round times every model
+third column is the same gpt2 model after a capture: looking must leave no cost behind. Each round times every model
 once, in turn; a ratio is the median over rounds of the ratios within a round.
 """
 
@@ -22,7 +22,7 @@ from hardware import processor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.inspection.capture import capture
+from headwise.inspection.hooks import capture
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
 
@@ -110,7 +110,7 @@ def measure(shape: tuple[int, ...], rounds: int, times: int) -> dict[str, list[f
     ids = torch.randint(vocabulary, (batch, context + 1))
     with capture(looked_at):
         looked_at(ids[:, :-1])
-    steps = {"plain": stepper(plain, ids), "classic": stepper(ours, ids), "looked at": stepper(looked_at, ids)}
+    steps = {"plain": stepper(plain, ids), "gpt2": stepper(ours, ids), "looked at": stepper(looked_at, ids)}
     for _ in range(5):
         losses = [step() for step in steps.values()]
         assert max(losses) - min(losses) < 1e-4, losses
@@ -133,12 +133,12 @@ def main() -> None:
         end=" ",
     )
     print(f"{date.today()}; {flags.rounds} rounds\n")
-    print("| shape | plain, ms a step | classic, ratio | classic after a capture, ratio |\n|---|---|---|---|")
+    print("| shape | plain, ms a step | gpt2, ratio | gpt2 after a capture, ratio |\n|---|---|---|---|")
     for name, shape in SHAPES.items():
         taken = measure(shape, flags.rounds, times=10 if shape[2] < 200 else 2)
         ratios = [
             statistics.median(a / b for a, b in zip(taken[ours], taken["plain"], strict=True))
-            for ours in ("classic", "looked at")
+            for ours in ("gpt2", "looked at")
         ]
         print(
             f"| {name} | {1000 * statistics.median(taken['plain']):.1f} | {ratios[0]:.3f} | {ratios[1]:.3f} |",

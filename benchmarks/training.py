@@ -40,25 +40,25 @@ from step import seconds
 
 from headwise.config import OptimizerConfig, TrainConfig
 from headwise.data.batches import ValBatches
-from headwise.data.packing import Packed
 from headwise.data.sampler import window_starts, windows_at
+from headwise.data.token_files import TokenFiles
 from headwise.evaluation import mean_loss
 from headwise.launch import launch
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
-from headwise.training.optim import make_optimizer
-from headwise.training.run import make_callbacks
-from headwise.training.run import train as run_training
+from headwise.training.optimizers import make_optimizer
+from headwise.training.train import make_callbacks
+from headwise.training.train import train as run_training
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
-MODERN = {
+QWEN3 = {
     "position": "rotary",
     "norm": "rmsnorm",
     "mlp": "swiglu",
     "bias": False,
     "qk_norm": True,
-    "tied_head": False,
+    "tie_embeddings": False,
     "init": "zero_output",
 }
 NANOGPT_COMMAND = [  # its README's, for a CPU
@@ -115,11 +115,11 @@ def bench_step(nanogpt: Path, tokens: np.ndarray, vocabulary: int, rounds: int) 
     optimizer = theirs.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     steps = {"nanoGPT, eager": take_steps(lambda: theirs(x, y)[1], list(theirs.parameters()), optimizer)}
     for name, kinds, kind, compiled in (
-        ("classic, AdamW, eager", {"bias": False}, "adamw", False),
-        ("classic, AdamW, compiled", {"bias": False}, "adamw", True),
-        ("modern, AdamW, eager", MODERN, "adamw", False),
-        ("modern, AdamW, compiled", MODERN, "adamw", True),
-        ("modern, Muon, compiled", MODERN, "muon", True),
+        ("gpt2, AdamW, eager", {"bias": False}, "adamw", False),
+        ("gpt2, AdamW, compiled", {"bias": False}, "adamw", True),
+        ("qwen3, AdamW, eager", QWEN3, "adamw", False),
+        ("qwen3, AdamW, compiled", QWEN3, "adamw", True),
+        ("qwen3, Muon, compiled", QWEN3, "muon", True),
     ):
         model = GPT(GPTConfig(vocab_size=vocabulary, **SHAPE, **kinds))  # type: ignore[arg-type]
         if compiled:
@@ -159,7 +159,7 @@ class Beside(L.Callback):
     """A bare loop beside the training it belongs to: after every ten steps of Lightning's, ten of its own, over a copy
     of the model with its own optimizer."""
 
-    def __init__(self, config: TrainConfig, packed: Packed):
+    def __init__(self, config: TrainConfig, packed: TokenFiles):
         self.model = GPT(config.model)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.tokens, self.size, self.batch = packed.tokens("train"), config.model.block_size + 1, config.data.batch_size
@@ -195,7 +195,9 @@ def in_turn(threads: int) -> Beside:
     """The quickstart with a bare loop beside it, in this process."""
     beside: list[Beside] = []
 
-    def with_beside(config: TrainConfig, devices: int, folder: Path, packed: Packed, peak: float) -> list[L.Callback]:
+    def with_beside(
+        config: TrainConfig, devices: int, folder: Path, packed: TokenFiles, peak: float
+    ) -> list[L.Callback]:
         beside.append(Beside(config, packed))
         return [*beside, *make_callbacks(config, devices, folder, packed, peak)]
 
@@ -204,7 +206,7 @@ def in_turn(threads: int) -> Beside:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("headwise.training.run.make_callbacks", with_beside),
+        mock.patch("headwise.training.train.make_callbacks", with_beside),
         mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}),
         mock.patch("sys.argv", ["train.py", f"run_dir={folder}/run", f"data.cache_dir={ROOT}/data/cache"]),
         (Path(folder) / "said").open("w") as said,

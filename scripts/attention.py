@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from headwise.cli import Parser, run, say
+from headwise.console import Parser, run, say
 
 
 def parser() -> Parser:
@@ -26,10 +26,10 @@ def parser() -> Parser:
 def main(flags: argparse.Namespace) -> None:
     from headwise.errors import require
     from headwise.files import output_path, whole, write_text
-    from headwise.hf import open_model
-    from headwise.inspection.look import heads_of, reading_of, sheet_of, view_of
+    from headwise.huggingface import open_model
+    from headwise.inspection.page.page import render
+    from headwise.inspection.snapshot import heads_of, reading_of, sheet_of, view_of
     from headwise.inspection.tables import console_of, show_heads, show_walk
-    from headwise.inspection.viewer import render
     from headwise.inspection.walkthrough import walk_through
 
     require((flags.layer is None) == (flags.head is None), "--layer and --head go together: one of them is missing")

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from headwise.cli import Parser, run, say
+from headwise.console import Parser, run, say
 
 
 def parser() -> Parser:
@@ -26,11 +26,11 @@ def parser() -> Parser:
 
 def main(flags: argparse.Namespace) -> None:
     from headwise.config import DataConfig
-    from headwise.data.text import files, read_text
+    from headwise.data.sources import files, read_text
     from headwise.errors import require
     from headwise.evaluation import measure
-    from headwise.hf import open_model
-    from headwise.inference import for_inference
+    from headwise.generation.fast import for_inference
+    from headwise.huggingface import open_model
     from headwise.stream import source_of
 
     require(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from headwise.cli import Parser, run, say
+from headwise.console import Parser, run, say
 
 
 def parser() -> Parser:
@@ -16,7 +16,7 @@ def parser() -> Parser:
 
 def main(flags: argparse.Namespace) -> None:
     from headwise.files import path_of
-    from headwise.hf import export, open_model
+    from headwise.huggingface import export, open_model
 
     checkpoint = open_model(flags.checkpoint)
     say(str(checkpoint.path))

@@ -7,19 +7,19 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from headwise.cli import Parser, run, say
+from headwise.console import Parser, run, say
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from headwise.checkpoint import Checkpoint
-    from headwise.generation import Sample, Sampling
+    from headwise.generation.generate import Sample, Sampling
     from headwise.model.gpt import GPT
     from headwise.tokenizer import Tokenizer
 
 
 def parser() -> Parser:
-    """The flags; what they mean is for headwise.generation to check."""
+    """The flags; what they mean is for headwise.generation.generate to check."""
     flags = Parser(description="Continue a prompt with a trained model. The text appears as it is sampled.")
     add = flags.add_argument
     add("--prompt", nargs="+", default=[], metavar="TEXT", help="the text to continue, or several, each by itself")
@@ -47,10 +47,10 @@ def parser() -> Parser:
 def main(flags: argparse.Namespace) -> None:
     from headwise.errors import require
     from headwise.files import output_path
-    from headwise.generation import Sampling, check
-    from headwise.hf import open_model
-    from headwise.inference import for_inference
-    from headwise.session import Session, talk
+    from headwise.generation.chat import Session, talk
+    from headwise.generation.fast import for_inference
+    from headwise.generation.generate import Sampling, check
+    from headwise.huggingface import open_model
 
     temperature = 0.0 if flags.greedy else flags.temperature
     sampling = Sampling(flags.repetition_penalty, temperature, flags.top_k, flags.top_p, flags.min_p)
@@ -79,7 +79,7 @@ def main(flags: argparse.Namespace) -> None:
 
 def prompts_of(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]:
     """What is to be continued, checked."""
-    from headwise.data.formats import decoded
+    from headwise.data.readers import decoded
     from headwise.files import path_of
 
     prompts, what = flags.prompt, "--prompt"
@@ -98,7 +98,7 @@ def tell(
     flags: argparse.Namespace, checkpoint: "Checkpoint", model: "GPT", prompts: list[str], sampling: "Sampling"
 ) -> "list[Sample]":
     """Generate, and print: one text as it comes, several one after the other, or all as one object."""
-    from headwise.generation import complete
+    from headwise.generation.generate import complete
 
     seeds = range(flags.seed, flags.seed + flags.num_samples)
     streamed = len(prompts) * len(seeds) == 1 and not flags.json
@@ -133,8 +133,8 @@ def tell(
 def write_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]", num_samples: int) -> None:
     """The page of the texts just generated."""
     from headwise.files import write_text
-    from headwise.inspection.look import Reading, view_of
-    from headwise.inspection.viewer import render
+    from headwise.inspection.page.page import render
+    from headwise.inspection.snapshot import Reading, view_of
 
     readings = []
     for number, sample in enumerate(samples):

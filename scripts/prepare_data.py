@@ -15,7 +15,7 @@ from headwise.launch import launch
 
 
 def main(config: DictConfig) -> None:
-    from headwise.prepare import check, plot, prepare, report
+    from headwise.data.prepare import check, plot, prepare, report
 
     wanted: Any = OmegaConf.to_object(config)
     check(wanted.data, wanted.tokenizer)

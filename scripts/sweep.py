@@ -17,7 +17,7 @@ from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
-from headwise.cli import say
+from headwise.console import say
 from headwise.errors import require
 from headwise.launch import launch
 

@@ -2,7 +2,7 @@
 
   python scripts/train.py                                   the quickstart: built-in text, about two minutes
   python scripts/train.py data=files data.path=my.txt       your own text
-  python scripts/train.py model=classic model.n_layer=6     another model
+  python scripts/train.py model=gpt2 model.n_layer=6     another model
   python scripts/train.py experiment=finetune init_from=gpt2 data=files data.path=my.txt
                                                             an imported model, trained on
   python scripts/train.py trainer.max_steps=500 seed=1      any key below, as key=value
@@ -20,15 +20,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from headwise.cli import say
+from headwise.console import say
 from headwise.launch import launch
 
 
 def main(config: DictConfig) -> None:
     if sys.stderr.isatty():
         say("loading torch and lightning, a few seconds")
-    from headwise.training.run import train
     from headwise.training.summary import report
+    from headwise.training.train import train
 
     summary = train(config)
     if summary:

@@ -23,11 +23,11 @@ TEXT = "The kids were scared of the lions, so they left right away.\n" * 60
 TINY = ["model.n_layer=2", "model.n_head=2", "model.n_embd=16", "model.block_size=24", "data.batch_size=5"]
 
 
-def small_model(preset="modern", vocab_size=23, **changes):
+def small_model(preset="qwen3", vocab_size=23, **changes):
     """A model with random weights, two layers of three heads."""
     torch.manual_seed(0)
     sizes = {"block_size": 29, "n_layer": 2, "n_head": 3, "n_embd": 18} | changes
-    return GPT(GPTConfig(vocab_size=vocab_size, **PRESETS[preset] | {"init": "gpt2"} | sizes)).eval()
+    return GPT(GPTConfig(vocab_size=vocab_size, **PRESETS[preset] | {"init": "scaled_normal"} | sizes)).eval()
 
 
 def randomize(model):

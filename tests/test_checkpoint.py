@@ -13,7 +13,7 @@ from tests.small import small_model, small_tokenizer
 
 def save(path, **about):
     tokenizer = small_tokenizer()
-    model = small_model("classic", tokenizer.vocab_size)
+    model = small_model("gpt2", tokenizer.vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {MODEL_PREFIX + name: value for name, value in model.state_dict().items()}
     torch.save({"state_dict": weights, "headwise": describe(model, tokenizer, about)}, path)
@@ -29,6 +29,17 @@ def test_a_checkpoint_gives_model_tokenizer_and_facts_back(tmp_path):
     assert not checkpoint.model.training
     assert checkpoint.tokenizer.decode(ids[0].tolist()) == "The lions"
     assert checkpoint.about == {"step": 7}
+
+
+def test_a_checkpoint_of_version_0_1_opens_with_the_names_of_today(tmp_path):
+    model, _ = save(tmp_path / "a.ckpt", config={"optimizer": {"muon_iterations": 3}, "model": {"init": "gpt2"}})
+    raw = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    old = {"tie_embeddings": "tied_head", "rope_theta": "rotary_base"}
+    raw["headwise"]["model"] = {old.get(k, k): v for k, v in raw["headwise"]["model"].items()} | {"init": "gpt2"}
+    torch.save(raw, tmp_path / "a.ckpt")
+    checkpoint = load(tmp_path / "a.ckpt")
+    assert checkpoint.model.config == model.config
+    assert checkpoint.about["config"] == {"optimizer": {"ns_steps": 3}, "model": {"init": "scaled_normal"}}
 
 
 def test_a_run_folder_means_its_best_checkpoint_and_nothing_means_the_newest_run(tmp_path):

@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from headwise.config import TrainConfig
-from headwise.data.packing import pack
-from headwise.data.text import Text
+from headwise.data.sources import Text
+from headwise.data.token_files import pack
 from headwise.launch import CONFIGS, register
 from headwise.model.gpt import GPT
-from headwise.training.optim import make_optimizer
-from headwise.training.run import check, make_callbacks
-from headwise.training.schedule import multiplier
+from headwise.training.optimizers import make_optimizer
+from headwise.training.schedules import multiplier
+from headwise.training.train import check, make_callbacks
 from tests.small import TEXT
 
 CHOICES = [
@@ -37,7 +37,7 @@ def composed(*overrides):
 
 
 def test_every_group_is_in_the_choices():
-    assert {"model=classic", "model=modern", "data=files", "logger=none", "experiment=quickstart"} <= set(CHOICES)
+    assert {"model=gpt2", "model=qwen3", "data=files", "logger=none", "experiment=quickstart"} <= set(CHOICES)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -60,7 +60,7 @@ def test_choices_of_different_groups_go_together(first, second):
 
 
 def test_an_experiments_choices_give_way_to_the_command_line():
-    config = composed("data=files", "data.path=a.txt", "model=classic", "model.n_layer=7", "trainer.max_steps=11")
+    config = composed("data=files", "data.path=a.txt", "model=gpt2", "model.n_layer=7", "trainer.max_steps=11")
     assert (config.data.source, config.data.path) == ("files", "a.txt")
     assert (config.model.position, config.model.n_layer, config.trainer.max_steps) == ("learned", 7, 11)
     assert config.model.n_embd == composed().model.n_embd
@@ -70,4 +70,4 @@ def test_presets_hold_kinds_and_never_sizes():
     sizes = {"vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "n_inner", "dropout"}
     for file in (CONFIGS / "model").glob("*.yaml"):
         assert not sizes & set(OmegaConf.load(file))
-    assert set(OmegaConf.load(CONFIGS / "model/classic.yaml")) == set(OmegaConf.load(CONFIGS / "model/modern.yaml"))
+    assert set(OmegaConf.load(CONFIGS / "model/gpt2.yaml")) == set(OmegaConf.load(CONFIGS / "model/qwen3.yaml"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headwise.inspection.capture import capture
+from headwise.inspection.hooks import capture
 from headwise.model import attention
 from tests.small import ROOT, script_here, small_model
 

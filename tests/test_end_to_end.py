@@ -29,7 +29,7 @@ def metrics(folder):
 
 def losses(folder):
     """What must be the same in two runs that are the same: everything but the clock and the machine."""
-    clock = {"seconds", "tokens_per_second", "utilization", "memory_mb"}
+    clock = {"seconds", "tokens_per_second", "mfu", "memory_mb"}
     return [{key: value for key, value in row.items() if key not in clock} for row in metrics(folder)]
 
 
@@ -330,7 +330,7 @@ def test_validation_loss_does_not_depend_on_the_batch_size(tmp_path):
         "optimizer.lr=1e-30",
         "optimizer.muon_lr=1e-30",
         "optimizer.weight_decay=0",
-        "model.init=gpt2",
+        "model.init=scaled_normal",
     ]
     a = train(tmp_path, "a", *still, "data.batch_size=3")
     b = train(tmp_path, "b", *still, "data.batch_size=31")
@@ -409,7 +409,7 @@ def test_a_resumed_run_shows_the_same_prompts(tmp_path):
 
 
 def test_a_run_that_diverges_stops_with_one_line(tmp_path):
-    wild = [*TINY, *STEPS, "logger=none", "run_dir=out", "optimizer.lr=1e30", "trainer.max_steps=50", "model=classic"]
+    wild = [*TINY, *STEPS, "logger=none", "run_dir=out", "optimizer.lr=1e30", "trainer.max_steps=50", "model=gpt2"]
     result = script_here("train", *wild, "callbacks.attention.every_n_steps=3", cwd=tmp_path, ok=False)
     assert result.returncode == 1
     assert "error: the training diverged by step" in result.stderr
@@ -418,7 +418,7 @@ def test_a_run_that_diverges_stops_with_one_line(tmp_path):
 
 def test_a_users_own_file_trains_with_bpe(tmp_path):
     (tmp_path / "my text.txt").write_text("The kids were scared of the lions, so they left right away. 🦁\n" * 80)
-    own = ["data=files", 'data.path="my text.txt"', "tokenizer=bpe", "tokenizer.vocab_size=280", "model=classic"]
+    own = ["data=files", 'data.path="my text.txt"', "tokenizer=bpe", "tokenizer.vocab_size=280", "model=gpt2"]
     summary = train(tmp_path, "out", *STEPS, *own, "trainer.max_steps=4", "callbacks.attention.every_n_steps=4")
     assert summary["val_bits_per_byte"] > 0
     assert (tmp_path / "out/attention/maps_text_step_000004.png").is_file()

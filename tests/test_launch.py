@@ -8,8 +8,11 @@ from tests.small import script, script_here
 LIGHT = [  # found while the configuration is composed, before anything heavy is imported
     ("model.n_lyer=3", "model.n_lyer is not a key of the configuration; did you mean model.n_layer?"),
     ("n_layer=3", "n_layer is not a key of the configuration; did you mean model.n_layer?"),
-    ("modle=classic", "modle is not a key of the configuration; did you mean model?"),
-    ("model=clasic", "model=clasic is none of classic, modern; did you mean classic?"),
+    ("model.tied_head=true", "model.tied_head=true: model.tied_head is now model.tie_embeddings"),
+    ("model=classic", "model=classic is now model=gpt2"),
+    ("model.init=gpt2", "model.init=gpt2 is now model.init=scaled_normal"),
+    ("modle=gpt2", "modle is not a key of the configuration; did you mean model?"),
+    ("model=gtp2", "model=gtp2 is none of gpt2, qwen3; did you mean gpt2?"),
     ("model.n_layer=abc", "model.n_layer=abc must be a whole number"),
     ("model.n_kv_head=1.5", "model.n_kv_head=1.5 must be a whole number or null"),
     ("seed=null", "seed=null must be a whole number"),
@@ -61,9 +64,9 @@ def test_a_run_goes_where_it_is_resumed_from(tmp_path, monkeypatch):
 def test_help_lists_choices_and_keys_with_their_values(tmp_path):
     result = script("train", "--help", cwd=tmp_path)
     assert result.stderr == ""
-    assert "model: classic, modern" in result.stdout
+    assert "model: gpt2, qwen3" in result.stdout
     assert "max_steps: " in result.stdout
-    other = script_here("train", "-h", "model=classic", cwd=tmp_path).stdout
+    other = script_here("train", "-h", "model=gpt2", cwd=tmp_path).stdout
     assert "position: learned" in other
     assert "position: learned" not in result.stdout
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from headwise.config import with_new_names
 from headwise.errors import UserError, require
 from headwise.files import path_of
 from headwise.model.config import GPTConfig
@@ -45,6 +46,10 @@ def read(path: Path, key: str = "checkpoint") -> dict:
     except Exception as error:  # torch has no one error for a file that is cut short, or is something else
         raise UserError(f"{key}={path} cannot be read as a checkpoint; it may be damaged") from error
     require(isinstance(raw, dict) and "headwise" in raw, f"{key}={path} was not written by Headwise")
+    ours = raw["headwise"]
+    ours["model"] = with_new_names(ours["model"], "model.")
+    if "config" in ours["about"]:
+        ours["about"]["config"] = with_new_names(ours["about"]["config"])
     return raw
 
 

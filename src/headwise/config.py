@@ -59,7 +59,7 @@ class OptimizerConfig:
     muon_lr: float = 0.02  # of the matrices inside the blocks, with kind=muon
     muon_momentum: float = 0.95
     muon_weight_decay: float = 0.0
-    muon_iterations: int = 5  # of Newton and Schulz
+    ns_steps: int = 5  # of Newton and Schulz
 
 
 @dataclass
@@ -208,7 +208,7 @@ class TrainConfig(Checked):
         """Raise UserError for a number out of its range. The tables of kinds are checked where they live."""
         self.model.validate()
         for key in (
-            *("data.batch_size", "data.global_batch_size", "threads", "trainer.max_steps", "optimizer.muon_iterations"),
+            *("data.batch_size", "data.global_batch_size", "threads", "trainer.max_steps", "optimizer.ns_steps"),
             *("trainer.val_check_interval", "trainer.log_every_n_steps", "callbacks.attention.every_n_steps"),
             *("callbacks.checkpoint.every_n_steps", "callbacks.samples.every_n_steps", "data.val_tokens"),
             "callbacks.early_stopping.patience",
@@ -277,6 +277,36 @@ class SweepConfig(TrainConfig):
         require(
             bool(self.sweep.space), "sweep.space is empty; choose a space (--help lists them) or give sweep.space=..."
         )
+
+
+ANY = object()  # any value, which stays as it is
+RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {  # name and value in version 0.1 -> those of today
+    ("model", "classic"): ("model", "gpt2"),
+    ("model", "modern"): ("model", "qwen3"),
+    ("model.init", "gpt2"): ("model.init", "scaled_normal"),
+    ("model.tied_head", ANY): ("model.tie_embeddings", ANY),
+    ("model.rotary_base", ANY): ("model.rope_theta", ANY),
+    ("optimizer.muon_iterations", ANY): ("optimizer.ns_steps", ANY),
+}
+
+
+def new_name(key: str, value: Any) -> tuple[str, Any]:
+    """Return the present key and value of those that version 0.1 may have written."""
+    new_key, new_value = RENAMED.get((key, value)) or RENAMED.get((key, ANY)) or (key, value)
+    return new_key, value if new_value is ANY else new_value
+
+
+def with_new_names(values: dict, prefix: str = "") -> dict:
+    """Return a group of a saved configuration, nested groups included, with the names of today. `prefix` is the
+    group's own key and a dot."""
+    result = {}
+    for old, value in values.items():
+        if isinstance(value, dict):
+            result[old] = with_new_names(value, f"{prefix}{old}.")
+        else:
+            key, new_value = new_name(f"{prefix}{old}", value if isinstance(value, str) else ANY)
+            result[key.removeprefix(prefix)] = value if new_value is ANY else new_value
+    return result
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

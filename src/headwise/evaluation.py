@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headwise import checkpoint
 from headwise.data.batches import ValBatches
-from headwise.data.packing import Packed
+from headwise.data.token_files import TokenFiles
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
 from headwise.stream import END, Content, length, stream_of
@@ -32,7 +32,7 @@ def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: ValBatches) -> flo
     return total / count
 
 
-def whole_split(file: Path, packed: Packed, device: str = "cpu") -> dict:
+def whole_split(file: Path, packed: TokenFiles, device: str = "cpu") -> dict:
     """val_loss (nats per token) and val_bits_per_byte of a checkpoint over the whole validation split."""
     model = checkpoint.load(file, device).model
     loss = mean_loss(model, ValBatches(packed.tokens("val"), model.config.block_size, packed.tokenizer.vocab_size))

@@ -28,12 +28,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from headwise.cli import fail, say
-from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys
+from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys, new_name
+from headwise.console import fail, say
+from headwise.distributed.processes import PATIENCE, agreed, end_with_parent, rank, started
 from headwise.errors import RunError, UserError, did_you_mean, require
 from headwise.files import leave_no_empty
-from headwise.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end
-from headwise.processes import PATIENCE, agreed, end_with_parent, rank, started
+from headwise.sweep.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end
 
 # Hydra warns of it, but our launchers are named as theirs on purpose.
 warnings.filterwarnings("ignore", message="[\\s\\S]*validated against ConfigStore schema")
@@ -126,6 +126,7 @@ def launch(
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(config_name, about))
             return
+        refuse_old_names(sys.argv[1:])
         if multirun and config_name == "sweep":
             fail(f"{multirun[0]} is for scripts/train.py; what varies here is in sweep.space")
         together = started()
@@ -149,6 +150,17 @@ def launch(
             leave_no_bare_multirun(folder)
     if after and folder and folder.is_dir():
         after(folder)
+
+
+def refuse_old_names(arguments: list[str]) -> None:
+    """Exit with the present name where an argument has a key or a choice of version 0.1."""
+    for argument in arguments:
+        old = tuple(argument.lstrip("+").split("=", 1))
+        new = new_name(*old) if len(old) == 2 else old
+        if new[0] != old[0]:
+            fail(f"{argument}: {old[0]} is now {new[0]}")
+        if new != old:
+            fail(f"{argument} is now {'='.join(new)}")
 
 
 def in_one_line(error: Exception, config: DictConfig) -> tuple[str, int | None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headwise.data.text import Text
+from headwise.data.sources import Text
 
 spec = importlib.util.spec_from_file_location("ngram", Path(__file__).parents[2] / "benchmarks/ngram.py")
 ngram = importlib.util.module_from_spec(spec)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from headwise.inspection.viewer import Page, render
+from headwise.inspection.page.page import Page, render
 from tests.browser.views import HOSTILE, IDS, STEPS, labels_of, moments, patterns_of, view_of
 
 NAMES = list(IDS)

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import torch
 
-from headwise.inspection.capture import capture
-from headwise.inspection.heads import head_scores
-from headwise.inspection.viewer import HeadVectors, Prompt, View, companded
+from headwise.inspection.head_scores import head_scores
+from headwise.inspection.hooks import capture
+from headwise.inspection.page.page import HeadVectors, Prompt, View, companded
 from tests.small import randomize, small_model
 
 STEPS = [0, 30, 110]

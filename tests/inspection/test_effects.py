@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from headwise.inspection.capture import capture, edited
 from headwise.inspection.effects import (
     EFFECTS,
     FrozenNorm,
@@ -15,13 +14,14 @@ from headwise.inspection.effects import (
     repeat_losses,
     stream,
 )
+from headwise.inspection.hooks import capture, edited
 from headwise.model.gpt import next_token_loss
 from tests.small import randomize, small_model
 
 IDS = torch.randint(23, (5, 8), generator=torch.Generator().manual_seed(3))
 MODELS = {
-    "modern": lambda: randomize(small_model()),
-    "classic": lambda: randomize(small_model("classic")),
+    "qwen3": lambda: randomize(small_model()),
+    "gpt2": lambda: randomize(small_model("gpt2")),
     "grouped": lambda: randomize(small_model(n_kv_head=1, dropout=0.5)),
 }
 
@@ -64,12 +64,12 @@ def test_ov_copying_has_the_eigenvalues_of_the_whole_circuit(model):
 
 
 def test_copying_is_not_changed_by_what_the_logits_do_not_show():
-    classic, untied = randomize(small_model("classic", tied_head=False)), randomize(small_model())
-    before = ov_copying(classic, IDS), ov_copying(untied, IDS)
+    gpt2, untied = randomize(small_model("gpt2", tie_embeddings=False)), randomize(small_model())
+    before = ov_copying(gpt2, IDS), ov_copying(untied, IDS)
     with torch.no_grad():
-        classic.embedding.weight += 3.0  # LayerNorm takes the mean away
+        gpt2.embedding.weight += 3.0  # LayerNorm takes the mean away
         untied.head.weight += torch.randn(18)  # all logits alike
-    assert torch.allclose(ov_copying(classic, IDS), before[0], atol=1e-3)
+    assert torch.allclose(ov_copying(gpt2, IDS), before[0], atol=1e-3)
     assert torch.allclose(ov_copying(untied, IDS), before[1], atol=1e-3)
 
 

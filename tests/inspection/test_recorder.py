@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from headwise.errors import UserError
-from headwise.inspection import viewer
 from headwise.inspection.effects import EFFECTS, repeat_losses
-from headwise.inspection.heads import METRICS, head_scores
-from headwise.inspection.probes import held_out_probe, ordinary_tokens, prompt_probe, repeats_probe
+from headwise.inspection.head_scores import METRICS, head_scores
+from headwise.inspection.inputs import held_out_probe, ordinary_tokens, prompt_probe, repeats_probe
+from headwise.inspection.page import page as viewer
 from headwise.inspection.recorder import COLUMNS, Recorder, see
 from tests.small import randomize, small_model, small_tokenizer
 

@@ -18,20 +18,20 @@ from tests.small import randomize, small_model, small_tokenizer
 
 TEXT = "The lions were scared"
 MODELS = {
-    "modern": lambda size: small_model(vocab_size=size),
-    "classic": lambda size: small_model("classic", vocab_size=size),
+    "qwen3": lambda size: small_model(vocab_size=size),
+    "gpt2": lambda size: small_model("gpt2", vocab_size=size),
     "grouped": lambda size: small_model(vocab_size=size, n_kv_head=1),
     "relu": lambda size: small_model(vocab_size=size, attention="relu"),
     "alone": lambda size: small_model(vocab_size=size, mlp="none"),
 }
 
 
-def checkpoint_of(kind="modern", tokenizer=None):
+def checkpoint_of(kind="qwen3", tokenizer=None):
     tokenizer = tokenizer or small_tokenizer()
     return Checkpoint("random", randomize(MODELS[kind](tokenizer.vocab_size)), tokenizer, {})
 
 
-def walk_of(kind="modern", text=TEXT, layer=1, head=2, query=7, tokenizer=None):
+def walk_of(kind="qwen3", text=TEXT, layer=1, head=2, query=7, tokenizer=None):
     checkpoint = checkpoint_of(kind, tokenizer)
     return walk_through(checkpoint, checkpoint.tokenizer.encode(text), layer, head, query)
 
@@ -52,7 +52,7 @@ def test_every_number_of_the_json_follows_from_those_before_it(kind):
     scaled = scores / math.sqrt(width)
     projected = np.array(told["w_q"]) @ told["x"] + told["b_q"]
     assert np.allclose(told["projected"], projected, atol=1e-5)
-    assert told["then"] == ([] if kind == "classic" else ["normed", "turned by their positions"])
+    assert told["then"] == ([] if kind == "gpt2" else ["normed", "turned by their positions"])
     if not told["then"]:
         assert np.allclose(q, projected, atol=1e-5)
     assert np.allclose(told["scores"], scores, atol=1e-4)

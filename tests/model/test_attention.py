@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from headwise.inspection.capture import capture
+from headwise.inspection.hooks import capture
 from headwise.model.attention import (
     SHORT,
     CausalSelfAttention,
     causal_mask,
-    fold,
     fused_attention,
+    merge_heads,
     reference_attention,
     relu,
-    unfold,
+    split_heads,
 )
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
@@ -137,9 +137,9 @@ def test_keys_and_values_may_come_from_another_sequence(attend):
     x, other = torch.randn(B, n_query, width), torch.randn(B, T, width)
     expected, weights = theirs(x, other, other, average_attn_weights=False)
     w_q, w_k, w_v = theirs.in_proj_weight.split(width)
-    q, k, v = (fold(source @ w.T, H) for source, w in ((x, w_q), (other, w_k), (other, w_v)))
+    q, k, v = (split_heads(source @ w.T, H) for source, w in ((x, w_q), (other, w_k), (other, w_v)))
     z, pattern = attend(q, k, v, torch.ones(n_query, T, dtype=torch.bool))
-    assert torch.allclose(theirs.out_proj(unfold(z)), expected, atol=1e-6)
+    assert torch.allclose(theirs.out_proj(merge_heads(z)), expected, atol=1e-6)
     assert pattern is None or torch.allclose(pattern, weights, atol=1e-6)
 
 
@@ -194,7 +194,7 @@ def test_attention_equals_torch_multihead_attention_weights_included():
         assert torch.allclose(ours.qkv.weight.grad, theirs.in_proj_weight.grad, atol=1e-5)
         assert torch.allclose(ours.qkv.bias.grad, theirs.in_proj_bias.grad, atol=1e-5)
         assert torch.allclose(ours.out.weight.grad, theirs.out_proj.weight.grad, atol=1e-5)
-    q, k, v = (fold(part, H) for part in ours.qkv(x).split(ours.sizes, dim=-1))
+    q, k, v = (split_heads(part, H) for part in ours.qkv(x).split(ours.sizes, dim=-1))
     assert torch.allclose(reference_attention(q, k, v)[1], weights, atol=1e-6)
 
 
@@ -204,7 +204,7 @@ def test_concatenation_times_w_o_is_the_sum_of_the_heads_own_updates():
     z = torch.randn(B, H, T, D)
     slices = layer.out.weight.split(D, dim=1)  # W_O's columns, one slice for each head
     by_head = sum(z[:, h] @ slices[h].T for h in range(H)) + layer.out.bias
-    assert torch.allclose(layer.out(unfold(z)), by_head, atol=1e-5)
+    assert torch.allclose(layer.out(merge_heads(z)), by_head, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -223,10 +223,10 @@ def test_attention_adds_the_sum_of_the_heads_results_to_the_embedding(bias):
     assert torch.allclose(after, before + maps[0].result.sum(1) + b_o, atol=1e-5)
 
 
-def test_unfold_undoes_fold():
+def test_merge_heads_undoes_split_heads():
     x = torch.randn(B, T, H * D)
-    assert torch.equal(unfold(fold(x, H)), x)
-    assert torch.equal(fold(x, H)[:, 1], x[..., D : 2 * D])
+    assert torch.equal(merge_heads(split_heads(x, H)), x)
+    assert torch.equal(split_heads(x, H)[:, 1], x[..., D : 2 * D])
 
 
 def test_rows_of_the_pattern_sum_to_one_and_the_future_weighs_nothing():

@@ -1,4 +1,4 @@
-"""What must hold for every model; tests/test_hf.py holds the presets to GPT-2 and Qwen3 themselves."""
+"""What must hold for every model; tests/test_huggingface.py holds the presets to GPT-2 and Qwen3 themselves."""
 
 import math
 from unittest import mock
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from headwise.errors import UserError
 from headwise.model.attention import ATTENTIONS
 from headwise.model.block import MLPS
-from headwise.model.cache import KVCache
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, IGNORE, eval_mode, next_token_loss
+from headwise.model.kv_cache import KVCache
 from headwise.model.position import POSITIONS
 from tests.presets import PRESETS
 from tests.small import randomize
@@ -32,9 +32,9 @@ def grads(model, ids):
 
 KINDS = [
     *(preset for preset in PRESETS.values()),
-    *(PRESETS["classic"] | {"position": position} for position in POSITIONS),
-    *(PRESETS["classic"] | {"attention": attention} for attention in ATTENTIONS),
-    *(PRESETS["modern"] | {"mlp": mlp, "n_kv_head": 1} for mlp in MLPS),
+    *(PRESETS["gpt2"] | {"position": position} for position in POSITIONS),
+    *(PRESETS["gpt2"] | {"attention": attention} for attention in ATTENTIONS),
+    *(PRESETS["qwen3"] | {"mlp": mlp, "n_kv_head": 1} for mlp in MLPS),
 ]
 
 
@@ -96,7 +96,7 @@ def test_fused_and_reference_attention_give_the_same_model_and_gradients(preset)
 @pytest.mark.parametrize("body", ["fast", "reference"])
 def test_dropout_is_applied_to_weights_updates_and_embeddings_in_training_alone(body):
     """Every place of GPT-2's, by counting the calls and what is dropped there."""
-    model = model_of(PRESETS["classic"] | {"dropout": 0.5})
+    model = model_of(PRESETS["gpt2"] | {"dropout": 0.5})
     for block in model.blocks:
         block.attention.attend = block.attention.reference if body == "reference" else block.attention.attend
     ids = torch.randint(V, (2, T))
@@ -115,13 +115,13 @@ def test_dropout_is_applied_to_weights_updates_and_embeddings_in_training_alone(
 
 
 def test_zero_output_init_starts_at_the_loss_of_knowing_nothing():
-    model = GPT(GPTConfig(vocab_size=V, block_size=T, n_embd=30, n_head=3, **PRESETS["modern"]))
+    model = GPT(GPTConfig(vocab_size=V, block_size=T, n_embd=30, n_head=3, **PRESETS["qwen3"]))
     ids = torch.randint(V, (2, T))
     assert math.isclose(next_token_loss(model(ids), ids).item(), math.log(V), rel_tol=1e-6)
 
 
 def test_gpt2_init_shrinks_what_writes_to_the_stream_and_a_tied_head_is_the_embedding():
-    model = GPT(GPTConfig(vocab_size=997, block_size=T, n_embd=128, n_layer=8, **PRESETS["classic"]))
+    model = GPT(GPTConfig(vocab_size=997, block_size=T, n_embd=128, n_layer=8, **PRESETS["gpt2"]))
     assert model.head.weight is model.embedding.weight
     assert math.isclose(model.embedding.weight.std().item(), 0.02, rel_tol=0.05)
     assert math.isclose(model.blocks[3].mlp.down.weight.std().item(), 0.02 / math.sqrt(16), rel_tol=0.05)
@@ -172,7 +172,7 @@ def test_weights_make_the_model_they_came_from(preset):
     twin = GPT.from_weights(model.config, model.state_dict())
     assert torch.equal(state, torch.get_rng_state())
     assert twin.embedding.weight.data_ptr() != model.embedding.weight.data_ptr()
-    assert (twin.head.weight is twin.embedding.weight) == model.config.tied_head
+    assert (twin.head.weight is twin.embedding.weight) == model.config.tie_embeddings
     ids = torch.randint(V, (2, T))
     assert torch.equal(twin.eval()(ids), model(ids))
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from headwise.inspection.recorder import COLUMNS
-from headwise.multirun import note_end
+from headwise.sweep.multirun import note_end
 from headwise.sweep.pictures import Scale, draw
 from headwise.sweep.report import Row, by_loss, read_heads, report, rows_of, table_of, varied_in
 from headwise.training.metrics import METRICS

@@ -113,7 +113,7 @@ def test_the_shapes_of_the_ready_space_have_the_same_parameters():
 def test_the_configuration_of_a_sweep_is_that_of_a_training_and_the_sweeps_own_group():
     register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        for overrides in ([], ["model=classic", "experiment=induction"]):
+        for overrides in ([], ["model=gpt2", "experiment=induction"]):
             one, other = (
                 OmegaConf.to_container(compose(name, ["run_dir=x", *overrides])) for name in ("train", "sweep")
             )

@@ -13,7 +13,7 @@ from headwise.inspection.recorder import Look
 from headwise.training.callbacks import AttentionMaps, Checkpoints, ProgressBar, read_samples
 from headwise.training.clock import Clock, Stopwatch, step_ended
 from headwise.training.metrics import refuse_to_diverge
-from tests.training.test_module import module
+from tests.training.test_lightning_module import module
 
 
 def trainer(step=0, max_steps=50, accumulate=1):

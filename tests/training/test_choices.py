@@ -54,6 +54,6 @@ def test_another_value_of_compile_is_refused(wrong):
 
 
 def test_measured_peak_is_that_of_a_real_product():
-    from headwise.training.estimate import matmul_peak
+    from headwise.distributed.estimate import matmul_peak
 
     assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32) < 1e15

@@ -1,1 +1,1 @@
-"""Text to batches: text.py -> packing.py -> sampler.py -> batches.py -> datamodule.py."""
+"""Text to batches: sources.py -> readers.py -> token_files.py -> sampler.py -> datamodule.py."""

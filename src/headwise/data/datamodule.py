@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 
 from headwise.data.batches import TrainBatches, ValBatches
-from headwise.data.packing import Packed
+from headwise.data.token_files import TokenFiles
 from headwise.errors import require
 
 
@@ -15,7 +15,7 @@ class TextDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        packed: Packed,
+        packed: TokenFiles,
         block_size: int,
         batch_size: int,
         accumulate: int,

@@ -18,8 +18,8 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from headwise.distributed.processes import end_with_parent
 from headwise.errors import RunError
-from headwise.processes import end_with_parent
 from headwise.stream import length
 from headwise.tokenizer import Tokenizer
 

@@ -11,9 +11,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from headwise.cli import Progress, say
 from headwise.config import DataConfig
-from headwise.data.formats import as_lines, document, find_column
+from headwise.console import Progress, say
+from headwise.data.readers import as_lines, document, find_column
 from headwise.data.surveys import once, require_unchanged, stamp
 from headwise.errors import UserError, require
 from headwise.stream import Source, Stream, first, survey

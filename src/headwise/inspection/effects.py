@@ -16,8 +16,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from headwise.cli import say
-from headwise.inspection.capture import capture, edited
+from headwise.console import say
+from headwise.inspection.hooks import capture, edited
 from headwise.model.block import Block
 from headwise.model.gpt import GPT, eval_mode, next_token_loss
 

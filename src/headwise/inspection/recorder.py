@@ -24,12 +24,12 @@ from torch import Tensor
 
 from headwise.errors import UserError
 from headwise.files import CsvTable, whole, write_text
-from headwise.inspection.capture import AttentionMap, capture
 from headwise.inspection.effects import EFFECTS, repeat_losses
-from headwise.inspection.heads import FORMED, METRICS, OF_REPEATS, head_scores, value_norms
+from headwise.inspection.head_scores import FORMED, METRICS, OF_REPEATS, head_scores, value_norms
+from headwise.inspection.hooks import AttentionMap, capture
+from headwise.inspection.inputs import HELD_OUT, Input
+from headwise.inspection.page.page import HeadVectors, Prompt, View, companded, render
 from headwise.inspection.plots import contact_sheet, film, metric_grid
-from headwise.inspection.probes import HELD_OUT, Probe
-from headwise.inspection.viewer import HeadVectors, Prompt, View, companded, render
 from headwise.model.gpt import GPT, eval_mode
 from headwise.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ class Recorder:
         self,
         folder: Path,
         tokenizer: Tokenizer,
-        probes: list[Probe],
+        probes: list[Input],
         title: str,
         losses: Callable[[], Losses] = dict,
     ):
@@ -157,11 +157,11 @@ class Recorder:
             prompts.append(page_prompt(probe.name, self.labels(probe), maps, scores, every[probe.name]))
         return View(self.title, list(moments), prompts, model.config.kv_heads, model.config.attention, self.losses())
 
-    def shown(self) -> list[Probe]:
+    def shown(self) -> list[Input]:
         """The probes whose maps are drawn."""
         return [probe for probe in self.probes if probe.shown]
 
-    def labels(self, probe: Probe) -> list[str]:
+    def labels(self, probe: Input) -> list[str]:
         """The tokens of its first sequence, as they are shown."""
         return [self.tokenizer.label(i) for i in probe.ids[0].tolist()]
 
@@ -217,14 +217,14 @@ def page_prompt(
     return Prompt(name, labels, patterns, norms, over_steps, vectors_of(last))
 
 
-def scores_of(seen: list[AttentionMap], probe: Probe) -> Scores:
+def scores_of(seen: list[AttentionMap], probe: Input) -> Scores:
     """Every metric that applies, means over the batch."""
     repeated = probe.ids if probe.period is not None else None
     layers = [head_scores(layer.pattern, repeated) for layer in seen]
     return {name: np.stack([layer[name].mean(0).numpy() for layer in layers]) for name in layers[0]}
 
 
-def tells(probe: Probe, metric: str) -> bool:
+def tells(probe: Input, metric: str) -> bool:
     """Whether this is the probe on which the metric says most of a head: repeated tokens for what is defined on them,
     for all else a batch of held-out text."""
     return probe.period is not None if metric in OF_REPEATS else not probe.shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headwise.inspection.heads import FORMED
+from headwise.inspection.head_scores import FORMED
 
 EVEN = 0.9  # entropy from which on attention is spread evenly
 COPIES = 0.5  # copying from which on it is worth a word

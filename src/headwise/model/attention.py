@@ -2,7 +2,7 @@
 
 `reference_attention` and `fused_attention` have one signature and one result (tests/model/test_attention.py
 holds them equal, forward and backward). Training and generation take the fused one; the reference one names
-every step and hands out the attention pattern, so inspection swaps it in (inspection/capture.py).
+every step and hands out the attention pattern, so inspection swaps it in (inspection/hooks.py).
 
 Dimensions: B batch, T tokens (Tq queries, Tk keys), H query heads, G key/value heads (H is a multiple of G),
 D head width, C = n_embd. A query at position i may look at keys 0..i.
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headwise.errors import choose
-from headwise.model.cache import LayerCache
 from headwise.model.config import GPTConfig
+from headwise.model.kv_cache import LayerCache
 from headwise.model.norm import NORMS
 from headwise.model.position import Angles, NoPosition
 
@@ -113,12 +113,12 @@ ATTENTIONS = {
 }
 
 
-def fold(x: Tensor, n_head: int) -> Tensor:
+def split_heads(x: Tensor, n_head: int) -> Tensor:
     """[B, T, H*D] -> [B, H, T, D]: each head gets its own slice of the features."""
     return x.view(*x.shape[:2], n_head, -1).transpose(1, 2)
 
 
-def unfold(z: Tensor) -> Tensor:
+def merge_heads(z: Tensor) -> Tensor:
     """[B, H, T, D] -> [B, T, H*D]: the heads side by side again."""
     return z.transpose(1, 2).flatten(-2)
 
@@ -152,7 +152,7 @@ class CausalSelfAttention(nn.Module):
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        every = fold(self.qkv(x), sum(self.heads))  # [B, H+G+G, T, D]
+        every = split_heads(self.qkv(x), sum(self.heads))  # [B, H+G+G, T, D]
         q, k, v = every.split(self.heads, dim=1)  # [B, H, T, D], 2 x [B, G, T, D]
         q = position.rotate(self.q_norm(q), angles)
         k = position.rotate(self.k_norm(k), angles)
@@ -160,4 +160,4 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.extend(k, v)  # [B, G, Tk, D]: those of all tokens so far
         dropout = self.dropout if self.training else 0.0
         z, _ = self.attend(q, k, v, mask, dropout)  # [B, H, T, D]
-        return F.dropout(self.out(unfold(z)), dropout)  # [B, T, C]
+        return F.dropout(self.out(merge_heads(z)), dropout)  # [B, T, C]

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from headwise.errors import choose
 from headwise.model.attention import CausalSelfAttention
-from headwise.model.cache import LayerCache
 from headwise.model.config import GPTConfig
+from headwise.model.kv_cache import LayerCache
 from headwise.model.norm import NORMS
 from headwise.model.position import Angles, NoPosition
 

@@ -28,12 +28,12 @@ class GPTConfig:
     position: str = "learned"  # learned, sinusoidal, rotary, none
     norm: str = "layernorm"  # layernorm, rmsnorm
     mlp: str = "gelu"  # gelu, swiglu, relu2, none
-    init: str = "gpt2"  # gpt2, zero_output
+    init: str = "scaled_normal"  # scaled_normal, zero_output
     bias: bool = True  # in linear layers and LayerNorm
     qk_norm: bool = False  # normalise each head's queries and keys before they meet
-    tied_head: bool = True  # the unembedding is the embedding's own matrix
+    tie_embeddings: bool = True  # the unembedding is the embedding's own matrix
     norm_eps: float = 1e-5
-    rotary_base: float = 10000.0  # the longest wavelength of rotary positions is about 2 pi times this
+    rope_theta: float = 10000.0  # the longest wavelength of rotary positions is about 2 pi times this
     dropout: float = 0.0
 
     @property
@@ -65,5 +65,5 @@ class GPTConfig:
             f"model.position=rotary turns pairs, but the head's width is odd: {self.head_width}",
         )
         require(0 <= self.dropout < 1, f"model.dropout={self.dropout} must be at least 0 and below 1")
-        for name in ("norm_eps", "rotary_base"):
+        for name in ("norm_eps", "rope_theta"):
             require(0 < getattr(self, name) < math.inf, f"model.{name}={getattr(self, name)} must be a number above 0")

@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from headwise.errors import choose, require
 from headwise.model.attention import causal_mask
 from headwise.model.block import Block
-from headwise.model.cache import KVCache
 from headwise.model.config import GPTConfig
+from headwise.model.kv_cache import KVCache
 from headwise.model.norm import NORMS
 from headwise.model.position import POSITIONS
 
@@ -28,8 +28,8 @@ WRITES_TO_STREAM = ("attention.out.weight", "mlp.down.weight")  # what a block a
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer. With the kinds of configs/model/classic.yaml it is GPT-2 (Radford et al.
-    2019), with those of modern.yaml Qwen3 (Yang et al. 2025)."""
+    """A decoder-only transformer. With the kinds of configs/model/gpt2.yaml it is GPT-2 (Radford et al.
+    2019), with those of qwen3.yaml Qwen3 (Yang et al. 2025)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -62,7 +62,7 @@ class GPT(nn.Module):
 
     def tie(self) -> None:
         """Where the configuration says so, make the unembedding the embedding's own matrix."""
-        if self.config.tied_head:
+        if self.config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
     def forward(self, ids: Tensor, padding: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
@@ -150,7 +150,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def gpt2_init(model: GPT) -> None:
+def scaled_normal_init(model: GPT) -> None:
     """Normal with deviation 0.02, biases zero; what writes to the residual stream is divided by sqrt(2 n_layer),
     so that the stream's variance does not grow with depth (Radford et al. 2019, section 2.3)."""
     for name, p in model.named_parameters():
@@ -164,10 +164,10 @@ def gpt2_init(model: GPT) -> None:
 def zero_output_init(model: GPT) -> None:
     """GPT-2's, but what writes to the residual stream or the logits starts at zero: every block is the identity
     and the first loss is ln(vocab_size). A tied head is the embedding too, and keeps its values."""
-    gpt2_init(model)
+    scaled_normal_init(model)
     for name, p in model.named_parameters():
         if name.endswith(WRITES_TO_STREAM) or name == "head.weight":
             nn.init.zeros_(p)
 
 
-INITS = {"gpt2": gpt2_init, "zero_output": zero_output_init}
+INITS = {"scaled_normal": scaled_normal_init, "zero_output": zero_output_init}

@@ -77,7 +77,7 @@ class RotaryPosition(NoPosition):
     def __init__(self, config: GPTConfig):
         super().__init__(config)
         half = config.head_width // 2
-        frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64) / half)
+        frequency = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
         angle = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequency)  # [T, D/2]
         self.register_buffer("cos", angle.cos().float(), persistent=False)
         self.register_buffer("sin", angle.sin().float(), persistent=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from headwise.files import whole, write_text
-from headwise.inspection.heads import FORMED
+from headwise.inspection.head_scores import FORMED
 from headwise.sweep.pictures import draw
 from headwise.sweep.report import Row, by_loss, digits, names_of
 

@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from headwise.inspection.heads import FORMED
+from headwise.inspection.head_scores import FORMED
 from headwise.sweep.report import BRIEF, Row, brief, by_loss, names_of
 
 THEMES = {  # paper, ink, faint ink, lines, marks

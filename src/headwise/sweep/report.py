@@ -17,12 +17,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from headwise.cli import fail, say
+from headwise.console import fail, say
 from headwise.errors import UserError
 from headwise.files import CsvTable, leave_no_empty, whole
-from headwise.inspection.heads import FORMED, OF_REPEATS
+from headwise.inspection.head_scores import FORMED, OF_REPEATS
 from headwise.inspection.tables import console_of
-from headwise.multirun import ENDED, leave_no_bare_multirun
+from headwise.sweep.multirun import ENDED, leave_no_bare_multirun
 from headwise.training.metrics import losses
 
 SHOWN = 40  # rows of the table in the terminal

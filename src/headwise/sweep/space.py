@@ -20,7 +20,7 @@ from optuna import Trial
 from headwise.config import TrainConfig, dotted_keys
 from headwise.errors import did_you_mean, require
 from headwise.launch import CONFIGS
-from headwise.multirun import quoted
+from headwise.sweep.multirun import quoted
 
 RANGE = ("low", "high", "log", "step")
 NEVER = ("run_dir", "resume", "estimate")  # keys that are the sweep's own business

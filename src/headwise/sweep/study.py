@@ -38,18 +38,18 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from headwise import prepare
-from headwise.cli import say
 from headwise.config import SearchConfig, SweepConfig, TrainConfig
+from headwise.console import say
+from headwise.data import prepare
 from headwise.errors import Pruned, RunError, UserError, choose, require
 from headwise.files import path_of
 from headwise.launch import in_one_line, one_line
-from headwise.multirun import ENDED, note_end, quoted
+from headwise.sweep.multirun import ENDED, note_end, quoted
 from headwise.sweep.report import Row, report, rows_of, short
 from headwise.sweep.space import Dimension, Plain, combinations, grid, keys_of, read_space
+from headwise.training.lightning_module import TrainingModule
 from headwise.training.metrics import losses
-from headwise.training.module import TrainingModule
-from headwise.training.run import Place, check, place_of_job, quieten, train
+from headwise.training.train import Place, check, place_of_job, quieten, train
 
 N_TRIALS = 20
 STARTS = 3  # a trial whose process died so many times is given up

@@ -1,1 +1,1 @@
-"""Training: optim.py, schedule.py and module.py say how to learn, callbacks.py what to watch, run.py runs it."""
+"""Training: train.py runs it, lightning_module.py computes the loss, optimizers.py and schedules.py the updates."""

@@ -20,16 +20,16 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headwise.cli import say
+from headwise.console import say
+from headwise.distributed.strategies import whole_model
 from headwise.files import whole, write_text
-from headwise.generation import Sampling, generate
+from headwise.generation.generate import Sampling, generate
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
 from headwise.training.clock import Clock, Stopwatch, step_ended
-from headwise.training.devices import whole_model
+from headwise.training.lightning_module import TrainingModule
 from headwise.training.loggers import log_moment
 from headwise.training.metrics import refuse_to_diverge
-from headwise.training.module import TrainingModule
 
 PICTURED = 50  # looks with pictures in a run, at most: W&B asks for fewer than a thousand files
 

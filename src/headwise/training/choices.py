@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from headwise.cli import say
 from headwise.config import TrainConfig
+from headwise.console import say
 from headwise.errors import choose, require
 from headwise.model.gpt import GPT
 

@@ -11,8 +11,8 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from headwise.cli import say
 from headwise.config import LoggerConfig
+from headwise.console import say
 from headwise.errors import choose, require
 
 

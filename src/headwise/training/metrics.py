@@ -11,17 +11,17 @@ from typing import Any
 import lightning as L
 import torch
 
+from headwise.distributed.strategies import number
 from headwise.errors import RunError
 from headwise.files import CsvTable
 from headwise.training.clock import Clock, Stopwatch, step_ended
-from headwise.training.devices import number
+from headwise.training.lightning_module import TrainingModule
 from headwise.training.loggers import log_moment
-from headwise.training.module import TrainingModule
 
 EXPLODED = 2  # times the loss of guessing
 METRICS = [
     "step", "tokens", "seconds", "train_loss", "val_loss", "val_bits_per_byte", "lr", "grad_norm",
-    "tokens_per_second", "update_ratio", "utilization", "memory_mb",
+    "tokens_per_second", "update_ratio", "mfu", "memory_mb",
 ]  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def peak_memory(device: torch.device) -> float:
 
 class MetricsLog(Clock):
     """metrics.csv and the logger's scalars: a row every n steps and at each validation. `peak` is what the device can
-    do, in operations a second; utilization is the part of it that the model's own operations take."""
+    do, in operations a second; mfu is the part of it that the model's own operations take."""
 
     def __init__(
         self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int, peak: float, stopwatch: Stopwatch
@@ -136,7 +136,7 @@ class MetricsLog(Clock):
             "grad_norm": float(pl_module.grad_norm),
             "tokens_per_second": round(speed, 1),
             "update_ratio": pl_module.update_ratio,
-            "utilization": round(speed * pl_module.model.flops_per_token() / trainer.world_size / self.peak, 4),
+            "mfu": round(speed * pl_module.model.flops_per_token() / trainer.world_size / self.peak, 4),
             "memory_mb": round(peak_memory(pl_module.device), 1),
         }
 

@@ -1,0 +1,1 @@
+"""Several devices: processes, strategies, and an estimate of what a run costs."""

@@ -1,0 +1,1 @@
+"""Text from a model: generate.py, sampling of it; fast.py and chat.py are optional."""

@@ -1,0 +1,1 @@
+"""The attention page, one self-contained HTML file."""

@@ -1,0 +1,144 @@
+"""Files of every format as documents, compared with what other programs wrote."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pandas
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from headwise.data.readers import as_lines, ending, read_file
+from headwise.errors import UserError
+from headwise.stream import END
+
+ROWS = ["one\r\ntwo", "zweite ß\u2028same line", 'a "quoted", text', "NA", "日本\n"]
+STREAM = [piece for row in ROWS for piece in (row, END)]
+
+
+def zst(content):
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as out:
+        out.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+def as_json_lines(rows):
+    return "".join(json.dumps({"id": i, "text": row}) + "\n" for i, row in enumerate(rows)).encode()
+
+
+def as_csv(rows, folder):
+    with (folder / "made.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "text"), *enumerate(rows)])
+    return (folder / "made.csv").read_bytes()
+
+
+def write(file, content):
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.zst", "A.JSONL.ZST"])
+def test_rows_are_documents_exactly_as_they_were_written(tmp_path, name):
+    file, kind = tmp_path / name, ending(Path(name))
+    if kind == ".parquet":
+        pandas.DataFrame({"id": range(5), "text": ROWS}).to_parquet(file, row_group_size=2)
+    else:
+        content = as_csv(ROWS, tmp_path) if kind == ".csv" else as_json_lines(ROWS)
+        file.write_bytes({".gz": gzip.compress, ".zst": zst}.get(file.suffix.lower(), bytes)(content))
+    assert list(read_file(file)) == STREAM
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md.gz", "a.txt.zst"])
+def test_a_text_file_is_one_document_exactly_as_it_was_written(tmp_path, name):
+    content, file = "one\r\ntwo\rthree\n\nß", tmp_path / name
+    file.write_bytes({".gz": gzip.compress, ".zst": zst}.get(file.suffix, bytes)(content.encode()))
+    assert list(read_file(file)) == [content, END]
+
+
+def test_packed_files_may_have_been_joined(tmp_path):
+    for name, pack in (("a.txt.gz", gzip.compress), ("a.txt.zst", zst)):
+        file = write(tmp_path / name, pack(b"first ") + pack(b"second"))
+        assert "".join(filter(None, read_file(file))) == "first second"
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1))
+def test_any_text_comes_through_every_format(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("rows")
+    write(folder / "a.jsonl", as_json_lines(rows))
+    write(folder / "a.csv", as_csv(rows, folder))
+    parquet.write_table(pyarrow.table({"text": rows}), folder / "a.parquet")
+    expected = [piece for row in rows for piece in (row, END)]
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        assert list(read_file(folder / name)) == expected
+
+
+def test_a_row_without_text_is_no_document(tmp_path):
+    rows = ["first", None, "", "last"]
+    write(tmp_path / "a.jsonl", as_json_lines(rows) + b"\n  \n")
+    write(tmp_path / "a.csv", 'text\nfirst\n\n""\nlast')
+    parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        assert list(read_file(tmp_path / name)) == ["first", END, "last", END]
+
+
+def test_rows_as_lines_are_one_document(tmp_path):
+    file = write(tmp_path / "a.jsonl", as_json_lines(["one\n", "two", "three\n"]))
+    assert list(as_lines(read_file(file))) == ["one\n", "two", "\n", "three\n", END]
+
+
+def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path):
+    assert list(read_file(write(tmp_path / "a.csv", "\ufefftext\nfirst\n"))) == ["first", END]
+    assert list(read_file(write(tmp_path / "a.jsonl", '\ufeff{"text": "first"}'))) == ["first", END]
+
+
+def test_rows_longer_than_a_read_are_whole(tmp_path):
+    rows = ["x" * (3 << 20) + "é", "short", "ß\n" * (1 << 20)]
+    assert list(read_file(write(tmp_path / "a.jsonl", as_json_lines(rows))))[::2] == rows
+    assert list(read_file(write(tmp_path / "b.csv", as_csv(rows, tmp_path))))[::2] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": oops}\n', "a.jsonl is no JSON in line 2"),
+        ("a.jsonl", '{"text": "a"}\n["b"]\n', "a.jsonl holds no object in line 2"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"story": "b"}',
+            "a.jsonl, line 2, has no column text but story; name",
+        ),
+        ("a.jsonl", '{"text": 7}', "a.jsonl, line 1, text is no text but 7"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl is no JSON in line 1"),
+        ("a.jsonl", b'{"text": "caf\xe9"}', "a.jsonl is not UTF-8 at byte 13"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "a\\ud800b"}', "line 2, text holds '\\ud800', which is half a character"),
+        ("a.jsonl", "", "a.jsonl is empty"),
+        ("a.csv", "id,story\n1,a\n", "a.csv, line 1, has no column text but id, story"),
+        ("a.csv", 'id,text\n1,"a\nb"\n2,c,d\n', "a.csv, line 4, has 3 fields and line 1 2"),
+        ("a.csv", 'text\n"a"b\n', "a.csv is no CSV in line 2"),
+        ("a.csv", b"text\ncaf\xe9\n", "a.csv is not UTF-8 at byte 8"),
+        ("a.csv", "text\n", "a.csv holds no text"),
+        ("a.csv", "text,id,text\na,1,b\n", "a.csv has several columns text; rename all but one"),
+        ("a.parquet", b"PAR1junk", "a.parquet cannot be read as Parquet after row 0"),
+        ("a.parquet", b"", "a.parquet is empty"),
+        ("a.txt.zst", b"no zstd", "a.txt.zst cannot be unpacked"),
+        ("a.txt.zst", zst(b"text" * 100)[:-4], "a.txt.zst cannot be unpacked"),
+        ("a.txt.gz", gzip.compress(b"text" * 100)[:-4], "a.txt.gz cannot be unpacked"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, message):
+    with pytest.raises(UserError) as error:
+        list(read_file(write(tmp_path / name, content)))
+    assert message in str(error.value)
+
+
+def test_a_parquet_file_of_numbers_or_of_other_columns_is_refused(tmp_path):
+    parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet, row 1, text is no text but 1"):
+        list(read_file(tmp_path / "a.parquet"))
+    with pytest.raises(UserError, match=r"a.parquet has no column body but text; name one of these as the column"):
+        list(read_file(tmp_path / "a.parquet", "body"))

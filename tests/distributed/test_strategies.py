@@ -1,0 +1,279 @@
+"""Several devices: real processes over gloo. The numbers are those of one device with the same global batch."""
+
+import csv
+import itertools
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from headwise.config import TrainConfig
+from headwise.data.batches import TrainBatches
+from headwise.distributed.estimate import at_once, communication
+from headwise.model.config import GPTConfig
+from tests.small import ROOT, arguments, script, script_here, small_model, train
+
+STEPS = ["trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2", "schedule=constant"]
+STEPS += ["data.global_batch_size=12", "trainer.accelerator=cpu", "model.n_embd=20"]  # which 3 does not divide
+SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "1"}
+
+
+def rows(file):
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
+
+
+def largest_difference(one, other, *keys):
+    """Of two runs' metrics, relative to the first's."""
+    pairs = zip(rows(one / "metrics.csv"), rows(other / "metrics.csv"), strict=True)
+    differences = []
+    for a, b in pairs:
+        assert a["step"] == b["step"]
+        assert [key for key in keys if bool(a[key]) != bool(b[key])] == []
+        differences += [abs(float(a[key]) - float(b[key])) / float(a[key]) for key in keys if a[key]]
+    assert len(differences) > len(keys)
+    return max(differences)
+
+
+def srun(count, cwd, *args, ok=True):
+    """The script in `count` processes with the environment that SLURM's srun would give them."""
+    command = [sys.executable, ROOT / "scripts/train.py", *args]
+    shared = os.environ | SLURM | {"SLURM_NTASKS": str(count), "SLURM_NTASKS_PER_NODE": str(count)}
+    running = []
+    for i in range(count):
+        own = {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_NODEID": "0"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, cwd=cwd, env=shared | own, **pipes))
+    done = [(*process.communicate(), process.returncode) for process in running]
+    assert not ok or [code for *_, code in done] == [0] * count, done
+    return done
+
+
+def torchrun(count, cwd, *args):
+    """The script under torchrun."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command = [*start, ROOT / "scripts/train.py", *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def windows(tokens, step, devices, batch, accumulate):
+    """The first tokens of a step's windows, for each device."""
+    seen = []
+    for rank in range(devices):
+        source = TrainBatches(tokens, 17, batch, accumulate, seed=3)
+        source.first_step, source.last_step, source.rank, source.devices = step, step + 1, rank, devices
+        seen.append([int(start) for inputs, _ in source for start in inputs[:, 0]])
+    return seen
+
+
+@pytest.mark.parametrize(("devices", "batch"), [(2, 6), (2, 3), (3, 4), (3, 2), (4, 3), (6, 1), (12, 1)])
+def test_the_devices_windows_are_disjoint_and_together_the_global_batch(devices, batch):
+    tokens = np.arange(1009, dtype=np.uint16)
+    for step in (0, 1, 7):
+        (whole,) = windows(tokens, step, 1, 12, 1)
+        each = windows(tokens, step, devices, batch, 12 // (devices * batch))
+        assert len(set(whole)) == 12
+        assert all(set(a).isdisjoint(b) for a, b in itertools.combinations(each, 2))
+        assert sorted(itertools.chain(*each)) == sorted(whole)
+
+
+def test_no_window_is_doubled_or_missed_when_the_number_of_devices_changes():
+    """An epoch of 58 windows: 4 steps of 12 on one device, two and three, and ten windows of the fifth on four."""
+    tokens = np.arange(1009, dtype=np.uint16)
+    seen = []
+    for step, (devices, batch) in enumerate([(1, 12), (2, 6), (3, 2), (2, 3), (4, 3)]):
+        seen += itertools.chain(*windows(tokens, step, devices, batch, 12 // (devices * batch)))
+    (whole,) = zip(*(windows(tokens, step, 1, 12, 1) for step in range(5)), strict=True)
+    assert sorted(seen) == sorted(itertools.chain(*whole))
+    assert len(set(itertools.chain(*whole[:4]))) == 48  # no window twice within an epoch
+
+
+def test_a_run_moves_between_sharded_single_and_replicated_devices(tmp_path):
+    """Muon and a tied head: four steps with fsdp in two processes of srun, four on one device, four with ddp in two of
+    torchrun, which has to find the run by itself; in all, the losses and heads of one device."""
+    steps, looked_at = [*STEPS, "model=gpt2", "optimizer=muon"], "callbacks.attention.every_n_steps=4"
+    run = arguments("", steps)
+    run.remove("run_dir=")  # the processes have to agree on one
+    one, two = ["data.batch_size=12"], ["data.batch_size=6"]
+    train(tmp_path, "whole", *steps, "trainer.max_steps=12", *one, looked_at)
+    (_, first, _), (out, other, _) = srun(2, tmp_path, *run, "trainer=fsdp", "trainer.max_steps=4", *two, looked_at)
+    assert "device           2 x cpu" in first
+    assert (out, other) == ("", "")  # one voice
+    (folder,) = (tmp_path / "runs/quickstart").iterdir()
+    assert len(list((folder / "attention").glob("maps_text_step_*.png"))) == 3
+    script_here("train", *run, "trainer.max_steps=8", "resume=auto", *one, cwd=tmp_path)
+    done = torchrun(2, tmp_path, *run, "trainer=ddp", "trainer.max_steps=12", "resume=auto", *two)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("step     12/12") == done.stdout.count("validation loss") == 1
+    assert list((tmp_path / "runs/quickstart").iterdir()) == [folder]
+    compared = ("train_loss", "val_loss", "grad_norm", "update_ratio", "lr")
+    assert largest_difference(tmp_path / "whole", folder, *compared) < 1e-5
+    whole, parts = (rows(path / "attention/heads.csv") for path in (tmp_path / "whole", folder))
+    for a, b in zip([row for row in whole if int(row["step"]) <= 4], parts, strict=True):
+        for key, value in a.items():  # after 4 steps, its last, the sharded run also has ablations and the like
+            assert value in ("", b[key]) or float(b[key]) == pytest.approx(float(value), abs=1e-5), key
+    kept = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder)]
+    assert kept[0].keys() == kept[1].keys()
+    for name, weight in kept[0]["state_dict"].items():
+        assert torch.allclose(weight, kept[1]["state_dict"][name], atol=1e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "devices", "batch", "optimizer"),
+    [("ddp", 2, 3, "muon"), ("ddp", 3, 4, "adamw"), ("fsdp", 2, 3, "adamw"), ("fsdp", 3, 4, "muon")],
+)
+def test_fifty_steps_on_several_devices_are_fifty_on_one(tmp_path, strategy, devices, batch, optimizer):
+    """Half of them, and then the other half with the other strategy, and on one device, and with the same."""
+    steps = [*STEPS, f"optimizer={optimizer}", "callbacks.attention.every_n_steps=10"]
+    several = [f"trainer.devices={devices}", f"data.batch_size={batch}"]
+    train(tmp_path, "one", *steps, "data.batch_size=12", "trainer.max_steps=50")
+    other = {"ddp": "fsdp", "fsdp": "ddp"}[strategy]
+    script("train", *arguments("all", [*steps, f"trainer={strategy}", *several, "trainer.max_steps=50"]), cwd=tmp_path)
+    script("train", *arguments("half", [*steps, f"trainer={strategy}", *several, "trainer.max_steps=24"]), cwd=tmp_path)
+    half = str(tmp_path / "half")
+    goes_on = [*steps, "trainer.max_steps=50", f"resume={half}"]
+    for name, how in (("same", [f"trainer={strategy}", *several]), ("other", [f"trainer={other}", *several])):
+        script("train", *arguments(name, [*goes_on, *how]), cwd=tmp_path)
+    train(tmp_path, "alone", *goes_on, "data.batch_size=12")
+    told = {}
+    for name in ("all", "same", "other", "alone"):
+        if name != "all":  # in another folder: its table begins where it went on
+            joined = (tmp_path / "half/metrics.csv").read_text().rstrip().splitlines()
+            rest = (tmp_path / name / "metrics.csv").read_text().splitlines()[1:]
+            (tmp_path / name / "metrics.csv").write_text("\n".join([*joined, *rest]) + "\n")
+        told[name] = largest_difference(tmp_path / "one", tmp_path / name, "train_loss", "val_loss")
+    assert max(told.values()) < 1e-5, told
+    heads = [rows(tmp_path / name / "attention/heads.csv") for name in ("one", "all")]
+    for a, b in zip(*heads, strict=True):
+        for key, value in a.items():
+            assert b[key] == value or float(b[key]) == pytest.approx(float(value), abs=1e-3), key
+
+
+BROKEN = """
+import os, sys
+if os.environ.get("LOCAL_RANK") == "1":
+    from headwise.errors import UserError
+    from headwise.training import callbacks
+
+    def broken(self, trainer, *rest):
+        if trainer.global_step == 3:
+            raise UserError("the disk of this device is full")
+
+    callbacks.ProgressBar.on_train_batch_end = broken
+sys.path.insert(0, {scripts!r})
+from train import main
+from headwise.launch import launch
+launch(main, "train", "")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_an_error_of_one_process_ends_all_with_one_line(tmp_path, strategy):
+    (tmp_path / "broken.py").write_text(BROKEN.format(scripts=str(ROOT / "scripts")))
+    steps = [*STEPS, f"trainer={strategy}", "trainer.devices=2", "data.batch_size=6", "trainer.max_steps=9"]
+    command = [sys.executable, "broken.py", *arguments("run", steps)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if not line.startswith(("headwise: ", "step "))]
+    assert told == ["error: process 1: the disk of this device is full"]
+
+
+@pytest.mark.slow
+def test_what_is_wrong_for_all_is_said_once(tmp_path):
+    wrong = [*arguments("run", STEPS), "trainer=ddp", "data.batch_size=5"]
+    done = srun(2, tmp_path, *wrong, ok=False)
+    assert [code for *_, code in done] == [2, 2]
+    line = "data.global_batch_size=12 is not divisible by data.batch_size=5 x 2 devices"
+    assert done[0][1].splitlines() == [f"error: {line}"]
+    assert done[1][1].splitlines() == [
+        f"error: process 1: {line}"
+    ]  # srun --kill-on-bad-exit would have ended it before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["-m", "seed=1,2"], "-m does not go with 2 devices"),
+        (["trainer=fsdp", "trainer.precision=64-true"], "trainer.precision=64-true does not go with"),
+        (["trainer.num_nodes=2"], "trainer.num_nodes=2 needs torchrun or srun"),
+        (["data.batch_size=5"], "data.global_batch_size=12 is not divisible by data.batch_size=5 x 2 devices"),
+        (["trainer.devices=0"], "trainer.accelerator=cpu trainer.devices=0"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(tmp_path, given, message):
+    run = [*arguments("run", STEPS), "data.batch_size=6", "trainer=ddp", "trainer.devices=2", *given]
+    done = script_here("train", *run, cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_devices_that_torchrun_did_not_start_are_refused(tmp_path, monkeypatch):
+    together = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "LOCAL_RANK": "0"}
+    for name, value in together.items():
+        monkeypatch.setenv(name, value)
+    run = [*arguments("run", STEPS), "trainer=ddp", "trainer.devices=2"]
+    done = script_here("train", *run, cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    right = "the 6 processes that torchrun has started; give trainer.devices=3 trainer.num_nodes=2"
+    assert f"error: trainer.devices=2 with trainer.num_nodes=1 does not make {right}" in done.stderr
+
+
+@pytest.mark.parametrize("where", [["run_dir=run"], []])  # without one the processes have to meet to agree on it
+def test_srun_has_to_say_how_many_processes_are_on_a_node(tmp_path, monkeypatch, where):
+    for name, value in (SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    done = script_here("train", "trainer=ddp", "trainer.accelerator=cpu", *where, cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: srun: give --ntasks-per-node=N, one for each device of a node\n"
+
+
+def config(strategy, optimizer="adamw"):
+    made = TrainConfig(model=GPTConfig(vocab_size=23, block_size=29, n_layer=2, n_head=3, n_embd=18))
+    made.trainer.strategy, made.optimizer.kind = strategy, optimizer
+    made.data.batch_size, made.data.global_batch_size = 5, 30
+    return made
+
+
+def sent(line):
+    return float(re.search(r"([\d.]+) MB a step", line)[1]) * 1e6
+
+
+def test_what_is_sent_is_that_of_ring_algorithms():
+    """By hand: 4 bytes for each parameter; two thirds of them go around in each of three devices' collectives."""
+    model = small_model("gpt2")
+    size, matrices = 4 * model.n_parameters(), 4 * sum(12 * 18 * 18 for _ in range(2))
+    assert sent(communication(config("ddp"), 3, model)) == pytest.approx(2 * 2 / 3 * size, rel=1e-3)
+    assert sent(communication(config("fsdp"), 3, model)) == pytest.approx(2 * 3 * 2 / 3 * size, rel=1e-3)
+    both = 2 * 3 * 2 / 3 * size + 2 / 3 * matrices
+    assert sent(communication(config("fsdp", "muon"), 3, model)) == pytest.approx(both, rel=1e-3)
+
+
+def test_an_estimate_of_several_devices_is_of_each(tmp_path):
+    wide = ["model.n_embd=512", "model.n_head=8", "data.batch_size=2", "trainer.accelerator=cpu", "trainer.devices=8"]
+    wide += ["data.global_batch_size=16", "optimizer=adamw", "model=gpt2", "model.n_layer=4"]
+    told = {}
+    for strategy in ("ddp", "fsdp"):
+        run = arguments("run", [*wide, f"trainer={strategy}", "estimate=true"])
+        done = script_here("train", *run, cwd=tmp_path)
+        assert list(told.setdefault(strategy, dict(line.split(maxsplit=1) for line in done.stdout.splitlines()))) == [
+            *("parameters", "text", "tokens", "arithmetic", "memory", "time", "communication")
+        ]
+    parameters = int(told["ddp"]["parameters"].split(";")[0].replace(",", ""))
+    held = {name: re.findall(r"(?:gradients|optimizer|once) (\d+)", lines["memory"]) for name, lines in told.items()}
+    assert [int(mb) for mb in held["ddp"]] == [round(8 * parameters / 1e6)] * 2
+    block = 12 * 512 * 512 + 13 * 512  # four matrices, biases and norms
+    whole = 2 * 4 * (parameters - 4 * block + 2 * block)
+    assert [int(mb) for mb in held["fsdp"]] == [round(parameters / 1e6)] * 2 + [round(whole / 1e6)]
+
+
+def test_what_is_whole_at_once_is_the_rest_and_two_blocks():
+    model = small_model("qwen3", n_layer=5)
+    blocks = sum(p.numel() for p in model.blocks.parameters())
+    assert at_once(model) == 4 * (model.n_parameters() - blocks * 3 // 5)

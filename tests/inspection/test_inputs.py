@@ -1,0 +1,61 @@
+"""What a model is looked at with."""
+
+import numpy as np
+import pytest
+import torch
+
+from headwise.errors import UserError
+from headwise.inspection.inputs import SHOWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
+from headwise.tokenizer import train_tokenizer
+from tests.small import small_tokenizer
+
+TOKENIZER = small_tokenizer()
+
+
+def test_prompts_are_shown_as_far_as_there_is_room_and_it_says_so(capsys):
+    ids = TOKENIZER.encode("lions " * 30)
+    assert prompt_probe("prompt_1", ids, TOKENIZER, 999).ids.tolist() == [ids[:SHOWN]]
+    assert "prompt_1 is looked at up to its first 64 of 180 tokens" in capsys.readouterr().err
+    assert prompt_probe("prompt_1", ids, TOKENIZER, 29).ids.shape == (1, 29)
+
+
+def test_a_prompt_too_short_to_attend_in_is_refused():
+    with pytest.raises(UserError, match="too short to attend in"):
+        prompt_probe("prompt_1", TOKENIZER.encode("T"), TOKENIZER, 29)
+
+
+def test_the_texts_own_probe_starts_at_its_first_line_of_prose():
+    text = "tail of a line\n   >>> code = 1\n\nThe kids were scared of the lions,\nso they left.\n"
+    assert own_probe(text).startswith("The kids were scared of the lions,\nso they")
+    assert own_probe("x = 1\n") == "x = 1\n"
+
+
+@pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 4)])
+def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
+    (probe,) = repeats_probe(range(vocab_size), block_size)
+    length = min(64, block_size)
+    assert probe.ids.shape == (8, length)
+    for row, period in zip(probe.ids, probe.period.tolist(), strict=True):
+        assert len(set(row[:period].tolist())) == period  # no token twice
+        assert torch.equal(row[period:], row[: length - period])
+        assert 1 <= period <= max(1, length // 2)
+    assert len(set(probe.period.tolist())) > 1 or length < 8 or vocab_size < 16
+    assert torch.equal(probe.ids, repeats_probe(range(vocab_size), block_size)[0].ids)
+    assert repeats_probe(range(vocab_size), 3) == []
+
+
+def test_random_tokens_end_no_line_and_no_document():
+    bpe = train_tokenizer("bpe", "so they left\n\nright away\n" * 50, 300)
+    ordinary = ordinary_tokens(bpe)
+    assert bpe.end_of_text not in ordinary
+    assert not any("\n" in bpe.decode([i]) for i in ordinary)
+    assert len(ordinary) > 250
+
+
+def test_held_out_text_is_spread_over_the_split_and_cut_to_the_model():
+    tokens = np.arange(1000, dtype=np.uint16)
+    probe = held_out_probe(tokens, 29)
+    assert probe.ids.shape == (8, 29)
+    assert (int(probe.ids[0, 0]), int(probe.ids[-1, -1])) == (0, 999)
+    assert held_out_probe(tokens[:30], 29).ids.shape == (2, 29)  # no window twice
+    assert not probe.shown

@@ -1,0 +1,117 @@
+"""One look at a finished model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from headwise.checkpoint import Checkpoint
+from headwise.errors import UserError
+from headwise.inspection.effects import EFFECTS
+from headwise.inspection.head_scores import METRICS, induction, previous_token
+from headwise.inspection.hooks import capture
+from headwise.inspection.inputs import ordinary_tokens, repeats_probe
+from headwise.inspection.page.page import companded
+from headwise.inspection.recorder import see
+from headwise.inspection.snapshot import look, reading_of, sheet_of, view_of
+from tests.browser.views import data_of
+from tests.small import randomize, script, script_here, small_model, small_tokenizer, train
+
+TEXT = "The lions left"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of one step."""
+    cwd = tmp_path_factory.mktemp("trained")
+    train(cwd, "run", "trainer.max_steps=1")
+    return cwd / "run"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    tokenizer = small_tokenizer()
+    model = randomize(small_model(vocab_size=tokenizer.vocab_size, n_kv_head=1))
+    return Checkpoint(tmp_path / "best.ckpt", model, tokenizer, {"step": 700})
+
+
+def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
+    view = view_of(checkpoint, [reading_of(checkpoint, TEXT)], start={"layer": 1})
+    (prompt,) = view.prompts
+    model, ids = checkpoint.model, torch.tensor([checkpoint.tokenizer.encode(TEXT)])
+    with torch.no_grad(), capture(model) as maps:
+        model(ids)
+    assert (view.steps, view.n_kv_head, view.normalize, view.start) == ([700], 1, "softmax", {"layer": 1})
+    assert prompt.labels == [checkpoint.tokenizer.label(i) for i in ids[0].tolist()]
+    assert np.array_equal(prompt.patterns[0, 1, 2], companded(maps[1].pattern[0, 2].numpy()))
+    assert np.array_equal(prompt.vectors[1, 2].q, maps[1].q[0, 2])
+    assert np.array_equal(prompt.vectors[1, 2].k, maps[1].k[0, 0])
+    assert set(prompt.scores) == {*METRICS, *EFFECTS}
+    assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
+    (probe,) = repeats_probe(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
+    expected = induction(see(model, probe.ids)[0][1].pattern, probe.ids)[:, 2].mean()
+    assert prompt.scores["induction"][0, 1, 2] == pytest.approx(float(expected))
+    assert sheet_of(view).size[0] > 500
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("T", "too short to attend in"), ("lions " * 5, "has 30 tokens, and the model sees 29 at once")],
+)
+def test_a_text_that_cannot_be_shown_is_refused(checkpoint, text, message):
+    with pytest.raises(UserError, match=message):
+        reading_of(checkpoint, text)
+
+
+def test_a_notebook_shows_the_page_in_one_line(checkpoint, monkeypatch):
+    monkeypatch.setattr("headwise.inspection.snapshot.open_model", lambda where: checkpoint)
+    shown = look(TEXT)._repr_html_()
+    assert shown.startswith("<iframe")
+    assert "allow-scripts" in shown
+
+
+def test_the_script_writes_the_page_and_the_sheet_of_a_trained_run(trained, tmp_path):
+    wanted = ["--checkpoint", trained, "--prompt", "The yield statement", "--output", "a.html", "--png", "a.png"]
+    result = script("attention", *wanted, cwd=tmp_path)
+    assert result.stdout == "a.html\na.png\n"
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    assert Image.open(tmp_path / "a.png").width > 500
+
+
+def test_the_script_walks_through_a_head_and_opens_the_page_there(trained, tmp_path):
+    at = ["--layer", 1, "--head", 0, "--query", 4]
+    flags = ["--checkpoint", trained, "--prompt", "The yield statement"]
+    shown = script_here("attention", *flags, *at, "--output", "a.html", cwd=tmp_path).stdout
+    assert shown.startswith("Head 1.0 (layer 1, head 0), query 4 y\nWhat it seems to do, over the whole text: ")
+    assert shown.endswith("a.html\n")
+    data = data_of((tmp_path / "a.html").read_text())
+    assert data["start"] == {"layer": 1, "head": 0, "query": 4, "walk": 1}
+    assert [data["prompts"][0]["vectors"][0][name] for name in ("layer", "head")] == [1, 0]
+    told = json.loads(script_here("attention", *flags, *at, "--heads", "--json", cwd=tmp_path).stdout)
+    assert told["walkthrough"]["tokens"][4] == "y"
+    assert [(row["layer"], row["head"]) for row in told["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert told["walkthrough"]["words"] == told["heads"][2]["words"]
+    table = script_here("attention", *flags, "--heads", cwd=tmp_path).stdout
+    assert table.count("\n1.0 ") == 2
+    assert told["heads"][2]["words"].split()[0] in table
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png"),
+        (["--layer", "0"], "--layer and --head go together"),
+        (["--query", "0", "--heads"], "--query 0 needs --layer and --head as well"),
+        (["--output", "."], "--output=. is a folder; give a file's name"),
+        (["--output", "lions.png"], "--output=lions.png must end in .html"),
+        (["--png", "lions.html"], "--png=lions.html must end in .png"),
+        (["--output", "a.html", "--checkpoint", "nowhere.ckpt"], "checkpoint=nowhere.ckpt does not exist"),
+    ],
+)
+def test_wrong_flags_are_one_line(tmp_path, flags, message):
+    result = script_here("attention", "--prompt", "ab", *flags, cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

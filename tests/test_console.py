@@ -1,0 +1,43 @@
+"""How scripts end."""
+
+import pytest
+
+from headwise.console import Parser, run
+from headwise.errors import UserError
+
+
+def parser():
+    made = Parser()
+    made.add_argument("--n", type=int, default=0)
+    return made
+
+
+def ending(monkeypatch, main, *arguments):
+    monkeypatch.setattr("sys.argv", ["script", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(main, parser())
+    return stop.value.code
+
+
+def raising(error):
+    def main(flags):
+        raise error
+
+    return main
+
+
+def test_wrong_input_is_one_line_and_2(monkeypatch, capsys):
+    assert ending(monkeypatch, raising(UserError("n=0 must be at least 1"))) == 2
+    assert capsys.readouterr().err == "error: n=0 must be at least 1\n"
+    assert ending(monkeypatch, raising(UserError("never reached")), "--n", "x") == 2
+    assert capsys.readouterr().err == "error: argument --n: invalid int value: 'x'; --help lists every flag\n"
+
+
+def test_an_interruption_is_130(monkeypatch):
+    assert ending(monkeypatch, raising(KeyboardInterrupt())) == 130
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()), parser())

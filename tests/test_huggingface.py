@@ -1,0 +1,414 @@
+"""To and from Hugging Face: the presets are GPT-2 and Qwen3, number for number, and folders open on both sides."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from headwise.checkpoint import Checkpoint
+from headwise.errors import UserError
+from headwise.generation.generate import Sampling, generate
+from headwise.huggingface import export, layout_of, open_model, open_tokenizer, read_folder, to_theirs
+from headwise.model.gpt import next_token_loss
+from headwise.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer
+from tests.small import TEXT, randomize, script_here, small_model, train
+
+V, T = 53, 13
+GREEDY = Sampling(temperature=0)
+SIZES = {"gpt2": {"n_embd": 35, "n_head": 5}, "qwen3": {"n_embd": 35, "n_head": 6, "n_kv_head": 2, "head_dim": 10}}
+
+
+def gpt2(**changes):
+    sizes = {"vocab_size": V, "n_positions": 83, "n_embd": 35, "n_layer": 3, "n_head": 5}
+    return randomize(GPT2LMHeadModel(GPT2Config(**sizes | {"bos_token_id": 0, "eos_token_id": None} | changes)))
+
+
+def qwen3(**changes):
+    sizes = {
+        "vocab_size": V, "max_position_embeddings": 83, "hidden_size": 35, "num_hidden_layers": 3,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10, "intermediate_size": 59,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+    }  # fmt: skip
+    return randomize(Qwen3ForCausalLM(Qwen3Config(**sizes | changes)))
+
+
+def greedy(theirs, ids, n):
+    """The prompt and its continuation by their generate(); without the mask it takes token 0 for padding."""
+    prompt = torch.tensor([ids])
+    flags = {"max_new_tokens": n, "do_sample": False, "pad_token_id": 0}
+    return theirs.generate(prompt, attention_mask=torch.ones_like(prompt), **flags)[0].tolist()
+
+
+THEIRS = {
+    "gpt2": gpt2,
+    "gpt2 untied, narrow": lambda: gpt2(tie_word_embeddings=False, n_inner=41, layer_norm_epsilon=1e-3),
+    "qwen3": qwen3,
+    "qwen3 tied": lambda: qwen3(tie_word_embeddings=True, rms_norm_eps=1e-3),
+}
+
+
+def saved(theirs, folder):
+    """Their model as they save it, with a tokenizer of ours beside it."""
+    theirs.save_pretrained(folder)
+    characters = "".join(chr(0x4E00 + i) for i in range(V))
+    (folder / "tokenizer.json").write_text(train_tokenizer("char", characters).to_json())
+    return folder
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_an_imported_model_has_their_logits_and_gradients(kind, tmp_path):
+    theirs = THEIRS[kind]()
+    ours = read_folder(saved(theirs, tmp_path)).model
+    ids = torch.randint(V, (3, T), generator=torch.Generator().manual_seed(0))
+    expected, logits = theirs(ids).logits, ours(ids)
+    assert torch.allclose(logits, expected, atol=1e-5)
+    next_token_loss(logits[:, :-1], ids[:, 1:]).backward()
+    next_token_loss(expected[:, :-1], ids[:, 1:]).backward()
+    grads = to_theirs({name: p.grad for name, p in ours.named_parameters()}, ours.config, layout_of(ours.config))
+    for name, p in theirs.named_parameters():
+        assert torch.allclose(grads.pop(name), p.grad, atol=1e-4), name
+    assert not grads
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_weights_in_bfloat16_and_in_shards_are_read_as_float32(kind, tmp_path):
+    theirs = THEIRS[kind]().to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    (tmp_path / "tokenizer.json").write_text(train_tokenizer("char", "abc").to_json())
+    ours, ids = read_folder(tmp_path).model, torch.randint(V, (2, T))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)  # .float() would keep coarse rotations
+    assert {p.dtype for p in ours.parameters()} == {torch.float32}
+    assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_padded_batches_have_their_logits(kind, tmp_path):
+    theirs = THEIRS[kind]()
+    ours = read_folder(saved(theirs, tmp_path)).model
+    ids, padding = torch.randint(V, (3, T)), torch.tensor([5, 0, 2])
+    real = torch.arange(T) >= padding[:, None]
+    positions = (torch.arange(T) - padding[:, None]).clamp(min=0)
+    expected = theirs(ids, attention_mask=real.long(), position_ids=positions).logits
+    assert torch.allclose(ours(ids, padding=padding)[real], expected[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_fifty_greedy_tokens_are_theirs(kind, tmp_path):
+    theirs = THEIRS[kind]()
+    ours = read_folder(saved(theirs, tmp_path)).model
+    ids = [3, 1, 4, 1, 5]
+    assert [int(i) for i, _ in generate(ours, [ids], 50, GREEDY, [0])] == greedy(theirs, ids, 50)[5:]
+
+
+def checkpoint(preset, tmp_path, kind="char", **changes):
+    tokenizer = train_tokenizer(kind, TEXT, 300)
+    model = randomize(small_model(preset, tokenizer.vocab_size, block_size=83, **SIZES[preset] | changes))
+    return Checkpoint(tmp_path / "run/checkpoints/best.ckpt", model, tokenizer, {})
+
+
+@pytest.mark.parametrize("preset", SIZES)
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_exported_folder_opens_in_transformers_and_gives_the_same_text(preset, kind, tied, tmp_path):
+    ours = checkpoint(preset, tmp_path, kind, tie_embeddings=tied)
+    folder = tmp_path / "exported"
+    export(ours, folder)
+    theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    text = "The lions, so they left\n"
+    ids = tokenizer(text).input_ids
+    assert ids == ours.tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert torch.allclose(theirs(torch.tensor([ids])).logits, ours.model(torch.tensor([ids])), atol=1e-5)
+    said = greedy(theirs, ids, 50)
+    expected = [int(i) for i, _ in generate(ours.model, [ids], 50, GREEDY, [0])]
+    assert tokenizer.decode(said) == ours.tokenizer.decode(ids + expected)
+
+
+@pytest.mark.parametrize("preset", SIZES)
+def test_an_exported_folder_comes_back_as_it_went(preset, tmp_path):
+    ours = checkpoint(preset, tmp_path)
+    export(ours, tmp_path / "exported")
+    back = open_model(str(tmp_path / "exported"))
+    for (name, a), (other, b) in zip(ours.model.state_dict().items(), back.model.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(a, b)
+    assert back.tokenizer.encode("The lions") == ours.tokenizer.encode("The lions")
+    assert (back.model.config.head_width, back.model.config.kv_heads) == (
+        ours.model.config.head_width,
+        ours.model.config.kv_heads,
+    )
+
+
+@pytest.mark.parametrize("preset", SIZES)
+def test_an_exported_configuration_leaves_nothing_to_their_defaults(preset, tmp_path):
+    export(checkpoint(preset, tmp_path), tmp_path / "exported")
+    config = json.loads((tmp_path / "exported/config.json").read_text())
+    assert config["head_dim"] == {"gpt2": 7, "qwen3": 10}[preset]
+    assert config["bos_token_id"] is config["eos_token_id"] is None
+    assert "tie_word_embeddings" in config
+    assert {file.name for file in (tmp_path / "exported").iterdir()} == {
+        *("config.json", "generation_config.json", "model.safetensors", "README.md"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+
+
+def test_a_tokenizer_with_an_end_of_text_names_it_in_the_export(tmp_path):
+    ours = checkpoint("qwen3", tmp_path, "bpe")
+    ours.tokenizer.backend.add_special_tokens([END_OF_TEXT])
+    ours = Checkpoint(ours.path, ours.model, type(ours.tokenizer)(ours.tokenizer.backend), {})
+    export(ours, tmp_path / "exported")
+    assert AutoTokenizer.from_pretrained(tmp_path / "exported").eos_token_id == ours.tokenizer.end_of_text
+    config = json.loads((tmp_path / "exported/config.json").read_text())
+    assert config["eos_token_id"] == ours.tokenizer.end_of_text == ours.tokenizer.vocab_size - 1
+    assert ours.tokenizer.decode(ours.tokenizer.encode(END_OF_TEXT)) == END_OF_TEXT
+    assert ours.tokenizer.end_of_text not in ours.tokenizer.encode(END_OF_TEXT)  # text stays text
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacks"),
+    [
+        ({"attention": "relu"}, "gpt2 needs model.attention=softmax, not relu"),
+        ({"position": "sinusoidal"}, "gpt2 needs model.position=learned, not sinusoidal"),
+        ({"n_kv_head": 1}, "gpt2 needs model.n_kv_head=5, not 1"),
+        ({"mlp": "none"}, "qwen3 needs .* model.mlp=swiglu, not none"),
+    ],
+)
+def test_what_no_layout_can_hold_is_refused_and_nothing_is_written(changes, lacks, tmp_path):
+    with pytest.raises(UserError, match=lacks):
+        export(checkpoint("gpt2", tmp_path, **changes), tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_does_not_write_over_what_is_there(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").write_text("precious")
+    with pytest.raises(UserError, match="mine is there already; give a folder"):
+        export(checkpoint("qwen3", tmp_path), tmp_path / "mine")
+    assert (tmp_path / "mine/file").read_text() == "precious"
+
+
+def break_config(**changes):
+    def edit(folder):
+        config = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "gone"}))
+
+    return edit
+
+
+def break_weights(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["transformer.wpe.weight"] = tensors["transformer.wpe.weight"][:5].contiguous()
+    save_file(tensors, folder / "model.safetensors")
+
+
+def lose_a_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.ln_f.bias"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_config(model_type="bloom"), "model_type=bloom cannot be read; gpt2 and qwen3 can"),
+        (break_config(activation_function="relu"), "activation_function=relu is not supported, only gelu_new"),
+        (break_config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True is not supported"),
+        (break_config(n_embd="gone"), "config.json lacks n_embd"),
+        (break_config(n_embd="wide"), "n_embd='wide' is not int"),
+        (break_config(n_head=None), "n_head=None is not int"),
+        (break_config(n_layer=3.0), "n_layer=3.0 is not int"),
+        (break_config(n_layer=2), "the weights hold transformer.h.2.*, which config.json knows nothing of"),
+        (break_config(rope_scaling={"type": "yarn"}), "rope_type=yarn is not supported"),
+        (break_config(rope_scaling="abc"), "rope_parameters='abc' is not an object"),
+        (break_config(quantization_config={"bits": 4}), "quantization_config=.* is not supported"),
+        (break_config(vocab_size=V - 1), f"its tokenizer has {V} tokens, its model only {V - 1}"),
+        (break_config(n_head=4), "n_embd=35 is not divisible by n_head=4"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "there is no tokenizer.json"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json cannot be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "there is no .safetensors file"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "cannot be read as safetensors"),
+        (break_weights, r"transformer.wpe.weight has shape \[5, 35\]; config.json makes it \[83, 35\]"),
+        (lose_a_tensor, "the weights lack transformer.ln_f.bias"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_refused_in_one_line(damage, message, tmp_path):
+    damage(saved(gpt2(), tmp_path))
+    with pytest.raises(UserError, match=message) as error:
+        open_model(str(tmp_path))
+    assert str(error.value).startswith(f"checkpoint={tmp_path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_rope_of_a_qwen3_is_read_as_both_generations_of_transformers_write_it(tmp_path):
+    saved(qwen3(), tmp_path)
+    assert read_folder(tmp_path).model.config.rope_theta == 5000.0
+    break_config(rope_parameters="gone", rope_theta=7000.0)(tmp_path)
+    assert read_folder(tmp_path).model.config.rope_theta == 7000.0
+    break_config(rope_scaling={"rope_type": "yarn", "factor": 4.0})(tmp_path)
+    with pytest.raises(UserError, match="rope_type=yarn is not supported"):
+        read_folder(tmp_path)
+
+
+def test_gpt2s_first_files_are_read_too(tmp_path):
+    """Without the prefix and with the masks, as OpenAI's are; the vocabulary and its merges in files of their own."""
+    theirs = gpt2(vocab_size=307)
+    expected = read_folder(saved(theirs, tmp_path)).model
+    tensors = load_file(tmp_path / "model.safetensors")
+    old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 83, 83).tril() for i in range(3)}
+    save_file(old | masks, tmp_path / "model.safetensors")
+    bpe = train_tokenizer("bpe", TEXT, 300)
+    content = json.loads(bpe.to_json())["model"]
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"] | {END_OF_TEXT: len(content["vocab"])}))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["merges"]]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    back = read_folder(tmp_path)
+    ids = torch.randint(V, (2, T))
+    assert torch.equal(back.model(ids), expected(ids))
+    text = "The lions, so thé left\n"
+    assert back.tokenizer.encode(text) == bpe.encode(text)
+    assert back.tokenizer.decode(bpe.encode(text)) == text
+    assert back.tokenizer.end_of_text == len(content["vocab"])
+
+
+def test_a_hub_name_is_read_from_the_copy_on_this_machine(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    home = tmp_path / "models--someone--tiny"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs/main").write_text("abc123")
+    (home / "snapshots/abc123").mkdir(parents=True)
+    theirs = gpt2()
+    saved(theirs, home / "snapshots/abc123")
+    ids = torch.randint(V, (2, T))
+    assert torch.allclose(open_model("someone/tiny").model(ids), theirs(ids).logits, atol=1e-5)
+    (home / "snapshots/abc123/model.safetensors").unlink()  # as another program might leave it
+    with pytest.raises(UserError, match=r"checkpoint=someone/tiny: there is no \.safetensors file"):
+        open_model("someone/tiny")
+    with pytest.raises(UserError, match="init_from=someone/else is neither here nor to be had from the Hub"):
+        open_model("someone/else", "init_from")
+
+
+def test_a_trained_run_is_exported_by_the_script_with_a_card_that_says_what_it_is(tmp_path):
+    steps = ["trainer.max_steps=20", "trainer.val_check_interval=20", "model.init=scaled_normal"]
+    summary = train(tmp_path, "run", *steps, "schedule.warmup_steps=1")  # far enough for logits without ties
+    done = script_here("export", "--checkpoint", "run", "--output", "out", cwd=tmp_path)
+    assert done.stdout == "out\n"
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| data | python_docs" in card
+    assert f"| steps | 20, {20 * 5 * 24:,} tokens |" in card
+    assert f"| validation loss | {summary['val_loss']:.4f} nats per token |" in card
+    model, tokenizer = (auto.from_pretrained(tmp_path / "out") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    said = tokenizer.decode(greedy(model, tokenizer("def ").input_ids, 20))
+    flags = ["--prompt", "def ", "--max-new-tokens", 20, "--temperature", 0]
+    assert script_here("generate", "--checkpoint", "run", *flags, cwd=tmp_path).stdout == said + "\n"
+    assert script_here("generate", "--checkpoint", "out", *flags, cwd=tmp_path).stdout == said + "\n"
+    again = script_here("export", "--checkpoint", "run", "--output", "out", cwd=tmp_path, ok=False)
+    assert again.returncode == 2
+    assert again.stderr.splitlines()[-1].startswith(f"error: output={tmp_path}/out is there already; give")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """An imported GPT-2 with a byte-level BPE that the built-in text can be written in."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    tokenizer = train_tokenizer("bpe", TEXT, 300)
+    gpt2(vocab_size=tokenizer.vocab_size).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer.to_json())
+    return folder
+
+
+FINETUNE = ["experiment=finetune", "trainer.max_steps=2", "trainer.val_check_interval=2", "data.global_batch_size=null"]
+
+
+def own(*overrides):
+    """Overrides without the sizes that tests.small.train gives: those of the imported model hold."""
+    quiet = ["logger=none", "callbacks.attention.every_n_steps=null", "callbacks.samples.every_n_steps=null"]
+    return [*quiet, "threads=1", "data=files", "data.path=text.txt", "data.batch_size=3", *overrides]
+
+
+def test_training_goes_on_from_an_imported_model(start, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    changes = ["model.block_size=31", "model.dropout=0.3", "optimizer.lr=1e-9"]
+    flags = own(f"init_from={start}", *FINETUNE, *changes, "run_dir=run")
+    script_here("train", *flags, cwd=tmp_path)
+    back = open_model(str(tmp_path / "run"))
+    before = open_model(str(start))
+    assert (back.model.config.block_size, back.model.config.dropout, back.model.config.n_embd) == (31, 0.3, 35)
+    ids = torch.tensor([before.tokenizer.encode("The lions, so")])
+    assert torch.allclose(back.model(ids), before.model(ids), atol=1e-4)  # at this rate nothing has moved
+    assert back.tokenizer.to_json() == before.tokenizer.to_json()
+    script_here("train", *flags, "resume=auto", "trainer.max_steps=4", cwd=tmp_path)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 4
+
+
+def test_an_exported_place_that_cannot_be_is_one_line(tmp_path):
+    train(tmp_path, "run", "trainer.max_steps=1", "trainer.val_check_interval=1")
+    (tmp_path / "file").write_text("")
+    done = script_here("export", "--checkpoint", "run", "--output", "file/sub", cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2  # the checkpoint's name, and the error
+
+
+def test_truncation_and_padding_of_an_imported_tokenizer_do_not_reach_our_text(tmp_path):
+    tokenizer = train_tokenizer("bpe", TEXT, 300)
+    tokenizer.backend.enable_truncation(5)
+    tokenizer.backend.enable_padding(length=9)
+    assert len(Tokenizer.from_json(tokenizer.to_json()).encode(TEXT)) > 100
+
+
+def test_training_goes_on_from_a_run_of_ours(tmp_path):
+    train(tmp_path, "first", "trainer.max_steps=2", "trainer.val_check_interval=2")
+    (tmp_path / "text.txt").write_text(TEXT)
+    flags = own("init_from=first", "trainer.max_steps=2", "trainer.val_check_interval=2", "run_dir=second")
+    script_here("train", *flags, cwd=tmp_path)
+    assert open_model(str(tmp_path / "second")).model.config.n_embd == 16
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.n_layer=2", "model.n_layer=2 differs from 3 in init_from="),
+        ("model=qwen3", "model.position=rotary differs from learned in init_from="),
+        ("model.block_size=99", "model.block_size=99 is beyond the 83 of "),
+        ("tokenizer=char", "tokenizer: the model of init_from="),
+        ("init_from=nowhere/at/all", "init_from=nowhere/at/all does not exist"),
+        ("init_from=", "init_from= names nothing"),
+        ("model.init=scaled_normal", "model.init=scaled_normal means nothing with init_from="),
+    ],
+)
+def test_overrides_that_ask_for_another_model_are_refused(start, tmp_path, override, message):
+    (tmp_path / "text.txt").write_text(TEXT)
+    done = script_here("train", *own(f"init_from={start}", *FINETUNE, "run_dir=run", override), cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_is_read_from_a_file_or_a_folder(tmp_path):
+    tokenizer = train_tokenizer("bpe", TEXT, 300)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    for where in (tmp_path, tmp_path / "tokenizer.json"):
+        assert open_tokenizer(str(where)).encode(TEXT) == tokenizer.encode(TEXT)
+    (tmp_path / "other.json").write_text("{}")
+    for where, message in (
+        (None, "tokenizer=file needs tokenizer.path=FILE"),
+        (tmp_path / "other.json", "is no tokenizer.json"),
+        ("no/such", "tokenizer.path=no/such is neither here nor to be had from the Hub"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_tokenizer(where and str(where))
