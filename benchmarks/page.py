@@ -54,13 +54,13 @@ def model_at(step: int, length: int) -> GPT:
 def page_of(steps: list[int], length: int) -> str:
     """The page of random tokens as the model reads them at these steps."""
     ids = torch.randint(65, (1, length), generator=torch.Generator().manual_seed(1))
-    probe = Input("text", ids)
+    model_input = Input("text", ids)
     seen: list[AttentionMap] = []
     maps, scores = [], []
     for step in steps:
         seen, _ = see(model_at(step, length), ids)
         maps.append(kept(seen))
-        scores.append(scores_of(seen, probe))
+        scores.append(scores_of(seen, model_input))
     labels = [chr(97 + i % 26) for i in ids[0].tolist()]
     return render(View("benchmark", steps, [page_prompt("text", labels, maps, scores, seen)], 6))
 

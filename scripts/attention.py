@@ -18,7 +18,7 @@ def parser() -> Parser:
     add("--head", type=int, metavar="H", help="its place in the layer, from 0")
     add("--query", type=int, metavar="I", help="for which token of the prompt, from 0; default: the last")
     add("--output", metavar="OUT.html", help="write the interactive page, one file that opens without a network")
-    add("--png", metavar="OUT.png", help="write the contact sheet, every head's map in one picture")
+    add("--png", metavar="OUT.png", help="write the attention grid, every head's map in one picture")
     add("--json", action="store_true", help="print all numbers in full, as one object")
     return flags
 

@@ -4,7 +4,7 @@
   python scripts/sweep.py sweep=heads experiment=induction  a ready space; any override of train.py, for every trial
   python scripts/sweep.py sweep=own 'sweep.space={optimizer.lr: {low: 1e-4, high: 1e-2, log: true}, seed: [1, 2]}'
                                                             a space of your own
-  python scripts/sweep.py sweep.n_trials=50 sweep.jobs=2 threads=1
+  python scripts/sweep.py sweep.n_trials=50 sweep.n_jobs=2 threads=1
                                                             two trials at a time
   python scripts/sweep.py run_dir=PATH ...                  goes on where the sweep in PATH stood; at the same time from
                                                             another terminal or machine, it takes part

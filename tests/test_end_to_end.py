@@ -53,8 +53,8 @@ def test_the_run_leaves_what_the_readme_promises(run):
     expected += ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "attention/heads.csv", "attention/view.html"]
     for step in (0, 1, 4, 5, 10):
         expected += [f"attention/maps_{name}_step_{step:06d}.png" for name in ("prompt_1", "prompt_2", "repeats")]
-    expected += [f"attention/grid_{name}.png" for name in ("previous_token", "induction", "ablation")]
-    expected += [f"attention/film_{name}.png" for name in ("previous_token", "first_token", "induction")]
+    expected += [f"attention/grid_{name}.png" for name in ("previous_token", "induction", "mean_ablation")]
+    expected += [f"attention/timeline_{name}.png" for name in ("previous_token", "first_token", "induction")]
     assert [name for name in expected if not (folder / name).is_file()] == []
     assert not list(folder.rglob("*.part"))
 
@@ -110,8 +110,8 @@ def test_the_offline_wandb_run_holds_pictures_and_numbers_at_their_steps(run):
                 == Image.open(folder / f"attention/maps_prompt_{i}_step_{step:06d}.png").tobytes()
             )
     heads = list(csv.DictReader((folder / "attention/heads.csv").open()))
-    for metric, probe in (("entropy", "val"), ("previous_token", "val"), ("induction", "repeats")):
-        scores = [float(row[metric]) for row in heads if (row["step"], row["probe"]) == ("5", probe)]
+    for metric, model_input in (("entropy", "val"), ("previous_token", "val"), ("induction", "repeats")):
+        scores = [float(row[metric]) for row in heads if (row["step"], row["input"]) == ("5", model_input)]
         assert maps[5][f"heads/{metric}/max"] == pytest.approx(max(scores))
         assert maps[5][f"heads/{metric}/mean"] == pytest.approx(sum(scores) / 4)
         assert (log.parent / "files" / maps[5][f"heads/{metric}"]["path"]).is_file()
@@ -208,7 +208,7 @@ def test_induction_heads_form_in_two_layers_and_not_in_one(tmp_path):
         script_here("train", "experiment=induction", f"run_dir={layers}", *quiet, cwd=tmp_path)
         rows = list(csv.DictReader((tmp_path / f"{layers}/attention/heads.csv").open()))
         repeats = list(csv.DictReader((tmp_path / f"{layers}/attention/repeats.csv").open()))[-1]
-        last = [row for row in rows if row["step"] == "800" and row["probe"] == "repeats"]
+        last = [row for row in rows if row["step"] == "800" and row["input"] == "repeats"]
         for layer, metric in ((0, "previous_token"), (layers - 1, "induction")):
             best[layers, metric] = max(float(row[metric]) for row in last if row["layer"] == str(layer))
         best[layers, "loss"] = float(repeats["repeated_loss"]) / float(repeats["first_loss"])
@@ -370,13 +370,18 @@ def test_a_run_killed_before_its_summary_gets_it_when_resumed(tmp_path):
     steps = [*STEPS, "trainer.max_steps=8", "callbacks.attention.every_n_steps=4", "callbacks.samples.every_n_steps=4"]
     first = train(tmp_path, "out", *steps)
     heads = (tmp_path / "out/attention/heads.csv").read_text()
-    for file in ("summary.json", "attention/film_induction.png", "attention/grid_ablation.png", "attention/heads.csv"):
+    for file in (
+        "summary.json",
+        "attention/timeline_induction.png",
+        "attention/grid_mean_ablation.png",
+        "attention/heads.csv",
+    ):
         (tmp_path / "out" / file).unlink()
     again = train(tmp_path, "out", *steps, "resume=auto")
     last = [line for line in heads.splitlines() if line.startswith("8,")]
     assert (tmp_path / "out/attention/heads.csv").read_text().splitlines()[1:] == last
-    assert (tmp_path / "out/attention/film_induction.png").is_file()
-    assert (tmp_path / "out/attention/grid_ablation.png").is_file()
+    assert (tmp_path / "out/attention/timeline_induction.png").is_file()
+    assert (tmp_path / "out/attention/grid_mean_ablation.png").is_file()
     for key in ("val_loss", "last_val_loss", "steps", "attention", "sample", "train_seconds"):
         assert again[key] == first[key]
     assert len(again["attention"]) == 2

@@ -36,11 +36,11 @@ class DataConfig:
     val_split: str | None = None  # for hub: the split to validate on; null: hold out a part
     streaming: bool = False  # for hub: read rows over the network and keep their tokens alone
     column: str = "text"  # of .jsonl, .csv, .parquet and hub: the one that holds the text
-    rows: str = "documents"  # each row is a document, which a token ends; lines: each is a line of one
+    join_rows: bool = False  # all rows are lines of one document; false: each is a document, which a token ends
     max_documents: int | None = None  # take so many of each text, the first
     val_path: str | None = None  # validate on this text instead of holding out a part
     val_fraction: float = 0.1  # held out for validation
-    hold_out: str = "position"  # the last characters; documents: whole ones, evenly spaced
+    split_by: str = "characters"  # the last characters; documents: whole ones, evenly spaced
     batch_size: int = 32  # windows for each forward pass
     global_batch_size: int | None = None  # windows for each optimizer step; null: batch_size x devices
     val_tokens: int | None = None  # validate on so many tokens while training; null: the whole split
@@ -154,20 +154,19 @@ class Checked:
         self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
         self.check("tokenizer.vocab_size", lambda value: value <= 1 << 24, "must be at most 16,777,216")
         self.check("data.cache_dir", bool, "is empty; give a folder")
-        for name in ("column", "rows", "max_documents", "skip_bad"):
+        for name in ("column", "join_rows", "max_documents", "skip_bad"):
             value, usual = getattr(data, name), getattr(DataConfig, name)
             own = value == usual or source in ("files", "hub")
             require(own, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
         for key in ("data.max_documents", "data.num_proc"):
             self.check(key, lambda value: value >= 1, "must be at least 1")
-        self.check("data.rows", lambda value: value in ("documents", "lines"), "must be documents or lines")
         self.check("data.val_fraction", lambda value: 0 < value < 1, "must be above 0 and below 1")
         val = data.val_path or data.val_split
         require(not data.val_path or not data.val_split, "data.val_path and data.val_split are two; give one of them")
         require(
-            not data.streaming or bool(val) or data.hold_out == "documents",
-            f"data.hold_out={data.hold_out} needs the length of the text, which data.streaming=true does not know; "
-            "give data.hold_out=documents, or data.val_split",
+            not data.streaming or bool(val) or data.split_by == "documents",
+            f"data.split_by={data.split_by} needs the length of the text, which data.streaming=true does not know; "
+            "give data.split_by=documents, or data.val_split",
         )
 
 
@@ -249,12 +248,11 @@ class SearchConfig:
     n_trials: int | None = None  # those that failed or were pruned included; null: 20, with grid every combination
     sampler: str = "tpe"  # tpe, random, grid
     pruner: str = "halving"  # halving, none
-    reduction: int = (
-        3  # at each rung one trial of so many goes on, and the next rung comes after so many times the steps
-    )
+    # At each rung one trial of so many goes on, and the next rung comes after so many times the steps.
+    reduction_factor: int = 3
     min_steps: int | None = None  # the first rung; null: trainer.val_check_interval
     seed: int = 0  # of the sampler
-    jobs: int = 1  # processes that train at a time; 0: train, and leave the report to another
+    n_jobs: int = 1  # processes that train at a time; 0: train, and leave the report to another
     storage: str | None = None  # the journal that all processes share; null: study/journal.log in run_dir
 
 
@@ -268,8 +266,8 @@ class SweepConfig(TrainConfig):
         """Raise UserError for a number out of its range. What a run has is checked with what varies."""
         self.check("sweep.n_trials", lambda value: value >= 1, "must be at least 1")
         self.check("sweep.min_steps", lambda value: value >= 1, "must be at least 1")
-        self.check("sweep.reduction", lambda value: value >= 2, "must be at least 2")
-        self.check("sweep.jobs", lambda value: value >= 0, "must be at least 0")
+        self.check("sweep.reduction_factor", lambda value: value >= 2, "must be at least 2")
+        self.check("sweep.n_jobs", lambda value: value >= 0, "must be at least 0")
         self.check("sweep.seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
         where = "give the sweep's own run_dir again, and it goes on where it stood"
         self.check("resume", lambda _: False, f"goes on with one run; {where}")
@@ -286,6 +284,12 @@ RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {  # name and value in version
     ("model.init", "gpt2"): ("model.init", "scaled_normal"),
     ("model.tied_head", ANY): ("model.tie_embeddings", ANY),
     ("model.rotary_base", ANY): ("model.rope_theta", ANY),
+    ("data.hold_out", "position"): ("data.split_by", "characters"),
+    ("data.hold_out", ANY): ("data.split_by", ANY),
+    ("data.rows", "documents"): ("data.join_rows", False),
+    ("data.rows", "lines"): ("data.join_rows", True),
+    ("sweep.reduction", ANY): ("sweep.reduction_factor", ANY),
+    ("sweep.jobs", ANY): ("sweep.n_jobs", ANY),
     ("optimizer.muon_iterations", ANY): ("optimizer.ns_steps", ANY),
 }
 

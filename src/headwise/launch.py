@@ -131,7 +131,7 @@ def launch(
             fail(f"{multirun[0]} is for scripts/train.py; what varies here is in sweep.space")
         together = started()
         if together and config_name == "sweep":
-            fail(f"a sweep does not go with {together.by}: each trial trains on one device; sweep.jobs=N for several")
+            fail(f"a sweep does not go with {together.by}: each trial trains on one device; sweep.n_jobs=N for several")
         check_launcher()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
     except KeyboardInterrupt:  # while the jobs were in other processes
@@ -157,10 +157,10 @@ def refuse_old_names(arguments: list[str]) -> None:
     for argument in arguments:
         old = tuple(argument.lstrip("+").split("=", 1))
         new = new_name(*old) if len(old) == 2 else old
-        if new[0] != old[0]:
+        if new != old and new[1] == old[-1]:
             fail(f"{argument}: {old[0]} is now {new[0]}")
         if new != old:
-            fail(f"{argument} is now {'='.join(new)}")
+            fail(f"{argument} is now {new[0]}={str(new[1]).lower()}")
 
 
 def in_one_line(error: Exception, config: DictConfig) -> tuple[str, int | None]:

@@ -46,7 +46,7 @@ def test_without_a_network_the_copy_of_before_is_used_and_nothing_is_packed_agai
 
 def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
     with hub_here() as address:
-        chosen = ["data.streaming=true", "data.max_documents=7", "data.hold_out=documents", "data.val_fraction=0.3"]
+        chosen = ["data.streaming=true", "data.max_documents=7", "data.split_by=documents", "data.val_fraction=0.3"]
         done = prepare(tmp_path, address, *chosen, *STORIES)
         assert done.returncode == 0, done.stderr
         assert "documents        5 for training, 2 held out" in done.stdout
@@ -56,7 +56,7 @@ def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
         assert "packing" not in prepare(tmp_path, address, *chosen, *STORIES).stderr
         refused = prepare(tmp_path, address, "data.streaming=true", *STORIES)
         assert refused.returncode == 2
-        assert "data.hold_out=position needs the length of the text" in refused.stderr
+        assert "data.split_by=characters needs the length of the text" in refused.stderr
 
 
 @pytest.mark.parametrize(

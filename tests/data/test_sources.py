@@ -68,17 +68,17 @@ def test_a_folder_and_a_glob_give_their_files_in_name_order(tmp_path):
 def test_documents_held_out_are_whole_evenly_spaced_and_none_of_the_others(tmp_path):
     rows = [f"row {i}" for i in range(101)]
     write(tmp_path / "a.jsonl", "".join(json.dumps({"text": row}) + "\n" for row in rows))
-    text = read(tmp_path, hold_out="documents", val_fraction=0.2)
+    text = read(tmp_path, split_by="documents", val_fraction=0.2)
     train, val = ([piece for piece in half.read() if piece] for half in text)
     assert val == rows[4:100:5]
     assert sorted(train + val) == sorted(rows)
     assert list(text.val.read())[1::2] == [END] * 20
     with pytest.raises(UserError, match=r"data.val_fraction=0.001 of 101 documents is not one"):
-        read(tmp_path, hold_out="documents", val_fraction=0.001)
-    with pytest.raises(UserError, match=r"data.hold_out=documents needs several documents; the text is a single one"):
-        read(write(tmp_path / "one.txt", "one"), hold_out="documents")
-    with pytest.raises(UserError, match=r"data.hold_out=docments is none of position, documents; did you mean"):
-        read(tmp_path, hold_out="docments")
+        read(tmp_path, split_by="documents", val_fraction=0.001)
+    with pytest.raises(UserError, match=r"data.split_by=documents needs several documents; the text is a single one"):
+        read(write(tmp_path / "one.txt", "one"), split_by="documents")
+    with pytest.raises(UserError, match=r"data.split_by=docments is none of characters, documents; did you mean"):
+        read(tmp_path, split_by="docments")
 
 
 def test_only_the_first_documents_are_read(tmp_path):
@@ -94,7 +94,7 @@ def test_only_the_first_documents_are_read(tmp_path):
 def test_rows_as_lines_are_one_document_and_the_column_can_be_named(tmp_path):
     write(tmp_path / "a.csv", "id,line\n1,so they left\n2, right away\n")
     write(tmp_path / "b.csv", "line\nbefore\n")
-    text = read(tmp_path / "b.csv", tmp_path / "a.csv", rows="lines", column="line")
+    text = read(tmp_path / "b.csv", tmp_path / "a.csv", join_rows=True, column="line")
     assert list(text.val.read()) == ["so they left", "\n", " right away", "\n", END]
     assert text.val.documents == 1
 

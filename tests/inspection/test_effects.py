@@ -7,9 +7,9 @@ from torch import nn
 from headwise.inspection.effects import (
     EFFECTS,
     FrozenNorm,
-    ablation,
     importance,
     logit_attribution,
+    mean_ablation,
     ov_copying,
     repeat_losses,
     stream,
@@ -121,7 +121,7 @@ def test_ablation_is_the_loss_lost_when_the_head_always_says_its_mean(model):
     with torch.no_grad():
         after = next_token_loss(model(IDS[:, :-1]), IDS[:, 1:])
     hook.remove()
-    assert torch.allclose(ablation(model, IDS)[1, 2], after - before, atol=1e-5)
+    assert torch.allclose(mean_ablation(model, IDS)[1, 2], after - before, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EFFECTS)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headwise.errors import UserError
-from headwise.inspection.inputs import SHOWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
+from headwise.inspection.inputs import SHOWN, held_out_input, ordinary_tokens, own_input, prompt_input, repeats_input
 from headwise.tokenizer import train_tokenizer
 from tests.small import small_tokenizer
 
@@ -14,34 +14,34 @@ TOKENIZER = small_tokenizer()
 
 def test_prompts_are_shown_as_far_as_there_is_room_and_it_says_so(capsys):
     ids = TOKENIZER.encode("lions " * 30)
-    assert prompt_probe("prompt_1", ids, TOKENIZER, 999).ids.tolist() == [ids[:SHOWN]]
+    assert prompt_input("prompt_1", ids, TOKENIZER, 999).ids.tolist() == [ids[:SHOWN]]
     assert "prompt_1 is looked at up to its first 64 of 180 tokens" in capsys.readouterr().err
-    assert prompt_probe("prompt_1", ids, TOKENIZER, 29).ids.shape == (1, 29)
+    assert prompt_input("prompt_1", ids, TOKENIZER, 29).ids.shape == (1, 29)
 
 
 def test_a_prompt_too_short_to_attend_in_is_refused():
     with pytest.raises(UserError, match="too short to attend in"):
-        prompt_probe("prompt_1", TOKENIZER.encode("T"), TOKENIZER, 29)
+        prompt_input("prompt_1", TOKENIZER.encode("T"), TOKENIZER, 29)
 
 
 def test_the_texts_own_probe_starts_at_its_first_line_of_prose():
     text = "tail of a line\n   >>> code = 1\n\nThe kids were scared of the lions,\nso they left.\n"
-    assert own_probe(text).startswith("The kids were scared of the lions,\nso they")
-    assert own_probe("x = 1\n") == "x = 1\n"
+    assert own_input(text).startswith("The kids were scared of the lions,\nso they")
+    assert own_input("x = 1\n") == "x = 1\n"
 
 
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 4)])
 def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
-    (probe,) = repeats_probe(range(vocab_size), block_size)
+    (model_input,) = repeats_input(range(vocab_size), block_size)
     length = min(64, block_size)
-    assert probe.ids.shape == (8, length)
-    for row, period in zip(probe.ids, probe.period.tolist(), strict=True):
+    assert model_input.ids.shape == (8, length)
+    for row, period in zip(model_input.ids, model_input.period.tolist(), strict=True):
         assert len(set(row[:period].tolist())) == period  # no token twice
         assert torch.equal(row[period:], row[: length - period])
         assert 1 <= period <= max(1, length // 2)
-    assert len(set(probe.period.tolist())) > 1 or length < 8 or vocab_size < 16
-    assert torch.equal(probe.ids, repeats_probe(range(vocab_size), block_size)[0].ids)
-    assert repeats_probe(range(vocab_size), 3) == []
+    assert len(set(model_input.period.tolist())) > 1 or length < 8 or vocab_size < 16
+    assert torch.equal(model_input.ids, repeats_input(range(vocab_size), block_size)[0].ids)
+    assert repeats_input(range(vocab_size), 3) == []
 
 
 def test_random_tokens_end_no_line_and_no_document():
@@ -54,8 +54,8 @@ def test_random_tokens_end_no_line_and_no_document():
 
 def test_held_out_text_is_spread_over_the_split_and_cut_to_the_model():
     tokens = np.arange(1000, dtype=np.uint16)
-    probe = held_out_probe(tokens, 29)
-    assert probe.ids.shape == (8, 29)
-    assert (int(probe.ids[0, 0]), int(probe.ids[-1, -1])) == (0, 999)
-    assert held_out_probe(tokens[:30], 29).ids.shape == (2, 29)  # no window twice
-    assert not probe.shown
+    model_input = held_out_input(tokens, 29)
+    assert model_input.ids.shape == (8, 29)
+    assert (int(model_input.ids[0, 0]), int(model_input.ids[-1, -1])) == (0, 999)
+    assert held_out_input(tokens[:30], 29).ids.shape == (2, 29)  # no window twice
+    assert not model_input.shown

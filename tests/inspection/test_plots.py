@@ -7,10 +7,10 @@ from headwise.inspection.plots import (
     HATCH,
     MASKED,
     PAPER,
+    attention_grid,
     colours_of,
-    contact_sheet,
-    film,
     has_glyph,
+    head_timeline,
     loss_curve,
     map_pixels,
     metric_grid,
@@ -25,7 +25,7 @@ def pattern(sharp, length=7):
 
 def sheet(sharp, labels="abc␣d⏎z"):
     maps = pattern(sharp)
-    return contact_sheet(maps, list(labels), {"entropy": maps[..., 1, 0]}, "title")
+    return attention_grid(maps, list(labels), {"entropy": maps[..., 1, 0]}, "title")
 
 
 def test_a_weight_has_its_own_colour_whatever_else_is_on_the_map():
@@ -64,9 +64,9 @@ def test_equal_shapes_give_equal_sizes_whatever_the_weights():
 
 def test_long_labels_and_many_heads_still_make_a_sheet():
     maps = pattern(1.0)
-    wide = contact_sheet(maps, ["␣international"] * 7, {}, "bpe")
+    wide = attention_grid(maps, ["␣international"] * 7, {}, "bpe")
     assert wide.height > sheet(1.0).height
-    many = contact_sheet(np.tile(maps, (6, 4, 1, 1)), list("abcdefg"), {}, "many")
+    many = attention_grid(np.tile(maps, (6, 4, 1, 1)), list("abcdefg"), {}, "many")
     assert many.height > many.width / 2
 
 
@@ -74,7 +74,7 @@ def test_captions_never_run_into_the_next_map():
     """Two tokens make the narrowest maps: the white between one map's caption and the next must stay."""
     narrow = np.tile(np.array([[1.0, 0.0], [0.5, 0.5]]), (1, 3, 1, 1))
     scores = {name: np.ones((1, 3)) for name in ("entropy", "previous_token", "first_token")}
-    pixels = np.asarray(contact_sheet(narrow, ["a", "b"], scores, "t").convert("L"))
+    pixels = np.asarray(attention_grid(narrow, ["a", "b"], scores, "t").convert("L"))
     rows = pixels[54 + 14 : 54 + 14 + 16]  # where the captions stand
     ink = np.flatnonzero((rows < 200).any(axis=0))
     gaps = np.diff(ink)
@@ -113,8 +113,8 @@ def test_signed_scores_have_a_hue_for_each_sign():
 def test_a_film_sorts_heads_by_their_last_score_and_marks_the_step_where_one_forms():
     steps, scores = [0, 1, 2, 4], np.zeros((4, 1, 3))
     scores[2:, 0, 1] = 0.9
-    plain = film(scores * 0.1, steps, "induction", 0.5, {"train": [(1, 3.0), (4, 2.0)], "val": []})
-    marked = film(scores, steps, "induction", 0.5, {"train": [(1, 3.0), (4, 2.0)], "val": []})
+    plain = head_timeline(scores * 0.1, steps, "induction", 0.5, {"train": [(1, 3.0), (4, 2.0)], "val": []})
+    marked = head_timeline(scores, steps, "induction", 0.5, {"train": [(1, 3.0), (4, 2.0)], "val": []})
     orange = np.array([0xD9, 0x48, 0x0F])
     found = np.argwhere((np.asarray(marked) == orange).all(-1))
     assert marked.size == plain.size

@@ -1,4 +1,4 @@
-"""The recorder: the same probes at every step, written where they can be read again."""
+"""The recorder: the same inputs at every step, written where they can be read again."""
 
 import csv
 
@@ -10,7 +10,7 @@ from PIL import Image
 from headwise.errors import UserError
 from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.head_scores import METRICS, head_scores
-from headwise.inspection.inputs import held_out_probe, ordinary_tokens, prompt_probe, repeats_probe
+from headwise.inspection.inputs import held_out_input, ordinary_tokens, prompt_input, repeats_input
 from headwise.inspection.page import page as viewer
 from headwise.inspection.recorder import COLUMNS, Recorder, see
 from tests.small import randomize, small_model, small_tokenizer
@@ -28,12 +28,12 @@ def model(seed=1, **changes):
 
 
 def recorder(folder, step=0):
-    probes = [
-        prompt_probe("text", TOKENIZER.encode("The lions left"), TOKENIZER, 29),
-        *repeats_probe(ordinary_tokens(TOKENIZER), 29),
-        held_out_probe(HELD_OUT, 29),
+    inputs = [
+        prompt_input("text", TOKENIZER.encode("The lions left"), TOKENIZER, 29),
+        *repeats_input(ordinary_tokens(TOKENIZER), 29),
+        held_out_input(HELD_OUT, 29),
     ]
-    made = Recorder(folder, TOKENIZER, probes, "a run", lambda: LOSSES)
+    made = Recorder(folder, TOKENIZER, inputs, "a run", lambda: LOSSES)
     made.begin(step)
     return made
 
@@ -50,7 +50,7 @@ def test_a_look_writes_sheets_grids_the_page_and_a_row_for_every_head(tmp_path):
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in look.pictures.values())
     assert "a run" in (tmp_path / "view.html").read_text()
     assert list(rows(tmp_path)[0]) == COLUMNS
-    places = [(row["probe"], row["layer"], row["head"]) for row in rows(tmp_path)]
+    places = [(row["input"], row["layer"], row["head"]) for row in rows(tmp_path)]
     assert places == [(p, str(i), str(j)) for p in ("text", "repeats", "val") for i in range(2) for j in range(3)]
 
 
@@ -58,10 +58,10 @@ def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are
     made = recorder(tmp_path)
     made.look(model(), 0)
     text, repeats, val = (
-        next(row for row in rows(tmp_path) if (row["probe"], row["layer"], row["head"]) == (probe.name, "1", "2"))
-        for probe in made.probes
+        next(row for row in rows(tmp_path) if (row["input"], row["layer"], row["head"]) == (model_input.name, "1", "2"))
+        for model_input in made.inputs
     )
-    ids = made.probes[1].ids
+    ids = made.inputs[1].ids
     pattern = see(model(), ids)[0][1].pattern
     for name, values in head_scores(pattern, ids).items():
         assert float(repeats[name]) == pytest.approx(float(values[:, 2].mean()))
@@ -73,11 +73,11 @@ def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are
 def test_the_numbers_are_the_greatest_the_mean_and_how_many_heads_have_formed(tmp_path):
     made = recorder(tmp_path)
     look = made.look(model(), 0)
-    told = np.array([float(row["first_token"]) for row in rows(tmp_path) if row["probe"] == "val"])
+    told = np.array([float(row["first_token"]) for row in rows(tmp_path) if row["input"] == "val"])
     assert look.numbers["heads/first_token/max"] == pytest.approx(told.max())
     assert look.numbers["heads/first_token/mean"] == pytest.approx(told.mean())
     assert look.numbers["heads/first_token/count"] == (told > 0.3).sum()
-    first, again = repeat_losses(model()(made.probes[1].ids), made.probes[1].ids, made.probes[1].period)
+    first, again = repeat_losses(model()(made.inputs[1].ids), made.inputs[1].ids, made.inputs[1].period)
     assert (look.numbers["heads/repeated_loss"], look.numbers["heads/induction_loss"]) == (again, again - first)
     (row,) = csv.DictReader((tmp_path / "repeats.csv").open())
     assert row == {"step": "0", "first_loss": str(first), "repeated_loss": str(again)}
@@ -90,13 +90,17 @@ def test_the_last_look_adds_what_heads_do_to_predictions_and_the_films(tmp_path)
     made.look(model(2), 500)
     last = made.finish(model(2), 500)  # in place of the look at the same step
     assert [row["step"] for row in rows(tmp_path)] == ["0"] * 18 + ["500"] * 18
-    val = [row for row in rows(tmp_path) if (row["step"], row["probe"]) == ("500", "val")]
-    expected = EFFECTS["ablation"](model(2), made.probes[2].ids)
-    assert [float(row["ablation"]) for row in val] == pytest.approx(expected.flatten().tolist())
-    films = {name for name in last.pictures if name.startswith("heads/film/")}
-    assert films == {f"heads/film/{name}" for name in ("previous_token", "first_token", "duplicate_token", "induction")}
-    assert all(last.pictures[name].is_file() for name in films)
-    assert {"heads/ov_copying", "heads/importance", "heads/ablation", "heads/logit_attribution"} <= set(last.pictures)
+    val = [row for row in rows(tmp_path) if (row["step"], row["input"]) == ("500", "val")]
+    expected = EFFECTS["mean_ablation"](model(2), made.inputs[2].ids)
+    assert [float(row["mean_ablation"]) for row in val] == pytest.approx(expected.flatten().tolist())
+    timelines = {name for name in last.pictures if name.startswith("heads/timeline/")}
+    assert timelines == {
+        f"heads/timeline/{name}" for name in ("previous_token", "first_token", "duplicate_token", "induction")
+    }
+    assert all(last.pictures[name].is_file() for name in timelines)
+    assert {"heads/ov_copying", "heads/importance", "heads/mean_ablation", "heads/logit_attribution"} <= set(
+        last.pictures
+    )
 
 
 def test_pictures_have_the_same_size_at_every_step(tmp_path):
@@ -140,9 +144,9 @@ def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkey
         assert set(new.scores) == set(METRICS)
         for name in METRICS:
             assert np.allclose(old.scores[name], new.scores[name])
-    pattern = see(model(2), made.probes[0].ids)[0][1].pattern[0, 2].numpy()
+    pattern = see(model(2), made.inputs[0].ids)[0][1].pattern[0, 2].numpy()
     assert np.array_equal(after.prompts[0].patterns[1, 1, 2], viewer.companded(pattern))
-    assert np.array_equal(after.prompts[0].vectors[1, 2].pattern, see(model(3), made.probes[0].ids)[0][1].pattern[0, 2])
+    assert np.array_equal(after.prompts[0].vectors[1, 2].pattern, see(model(3), made.inputs[0].ids)[0][1].pattern[0, 2])
     assert after.losses == LOSSES
 
 

@@ -12,7 +12,7 @@ from headwise.errors import UserError
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.head_scores import METRICS, induction, previous_token
 from headwise.inspection.hooks import capture
-from headwise.inspection.inputs import ordinary_tokens, repeats_probe
+from headwise.inspection.inputs import ordinary_tokens, repeats_input
 from headwise.inspection.page.page import companded
 from headwise.inspection.recorder import see
 from headwise.inspection.snapshot import look, reading_of, sheet_of, view_of
@@ -50,8 +50,8 @@ def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
     assert np.array_equal(prompt.vectors[1, 2].k, maps[1].k[0, 0])
     assert set(prompt.scores) == {*METRICS, *EFFECTS}
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
-    (probe,) = repeats_probe(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
-    expected = induction(see(model, probe.ids)[0][1].pattern, probe.ids)[:, 2].mean()
+    (model_input,) = repeats_input(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
+    expected = induction(see(model, model_input.ids)[0][1].pattern, model_input.ids)[:, 2].mean()
     assert prompt.scores["induction"][0, 1, 2] == pytest.approx(float(expected))
     assert sheet_of(view).size[0] > 500
 

@@ -39,8 +39,8 @@ def run(folder, number, overrides, curve, summary=None, heads=()):
             writer.writerows(heads)
 
 
-def head(step, probe, layer, number, **scores):
-    return {"step": step, "probe": probe, "layer": layer, "head": number} | scores
+def head(step, model_input, layer, number, **scores):
+    return {"step": step, "input": model_input, "layer": layer, "head": number} | scores
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_a_finished_sweep_does_nothing_more_unless_it_gets_more_trials(whole):
         (["sweep.n_trails=3"], "sweep.n_trails is not a key of the configuration; did you mean sweep.n_trials?"),
         (["sweep.pruner=halve"], "sweep.pruner=halve is none of halving, none; did you mean halving?"),
         (["sweep.storage=out"], "sweep.storage=out is a folder"),
-        (["sweep.jobs=-1"], "sweep.jobs=-1 must be at least 0"),
+        (["sweep.n_jobs=-1"], "sweep.n_jobs=-1 must be at least 0"),
         (["-m"], "-m is for scripts/train.py"),
     ],
 )
@@ -153,7 +153,7 @@ def test_trials_that_fail_are_recorded_and_the_others_go_on(tmp_path):
 def test_bad_trials_are_ended_early_and_good_ones_are_not(tmp_path):
     """Two rates that learn nothing after one that does: halving at 2 and 4 of 6 steps keeps the best."""
     space = "sweep.space={optimizer.lr: [3e-2, 1e-6, 1e-7]}"
-    still = ["optimizer=adamw", "sweep.reduction=2", "logger=wandb"]
+    still = ["optimizer=adamw", "sweep.reduction_factor=2", "logger=wandb"]
     sweep_here(tmp_path, "out", "sweep=own", space, *still)
     rows = table(tmp_path / "out")
     assert [(row["state"], row["steps"]) for row in rows] == [("complete", "6"), ("pruned", "2"), ("pruned", "2")]
@@ -246,7 +246,7 @@ def test_a_trial_belongs_to_one_process_until_that_dies(tmp_path):
 def test_two_processes_share_a_sweep(tmp_path):
     """One is started by the other; each trial is done once."""
     longer = ["trainer.max_steps=2000", "trainer.val_check_interval=500"]
-    process = start_sweep(tmp_path, "out", *OWN, *longer, "sweep.n_trials=7", "sweep.jobs=2", "sweep.pruner=none")
+    process = start_sweep(tmp_path, "out", *OWN, *longer, "sweep.n_trials=7", "sweep.n_jobs=2", "sweep.pruner=none")
     assert process.wait() == 0
     rows = table(tmp_path / "out")
     assert [row["run"] for row in rows] == list("0123456")
@@ -261,9 +261,9 @@ def test_two_processes_share_a_sweep(tmp_path):
 def test_thirty_trials_killed_at_random_moments_are_thirty_trials_none_twice(tmp_path, seed):
     """Two kills at moments drawn anew, start-up included, and a concurrent process for a part of it."""
     draw = random.Random(seed)
-    wanted = [*OWN, "sweep.n_trials=30", "sweep.reduction=2"]
+    wanted = [*OWN, "sweep.n_trials=30", "sweep.reduction_factor=2"]
     for _ in range(2):
-        helper = start_sweep(tmp_path, "out", *wanted, "sweep.jobs=0") if draw.random() < 0.5 else None
+        helper = start_sweep(tmp_path, "out", *wanted, "sweep.n_jobs=0") if draw.random() < 0.5 else None
         process = start_sweep(tmp_path, "out", *wanted)
         until = time.monotonic() + draw.uniform(6, 20)
         kill_at(process, lambda until=until: time.monotonic() > until)

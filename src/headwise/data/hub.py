@@ -28,7 +28,7 @@ def dataset(data: DataConfig, split: str) -> Source:
     revision = newest(str(data.name))
     rows = load(data, split, revision)
     read = partial(read_rows, rows, data, split)
-    settings = [data.name, data.config, split, data.column, data.rows, data.max_documents]
+    settings = [data.name, data.config, split, data.column, data.join_rows, data.max_documents]
     if data.streaming:
         return Source(read, f"{revision} {settings}")
     files = [Path(file["filename"]) for file in rows.cache_files]
@@ -118,4 +118,4 @@ def read_rows(rows: Any, data: DataConfig, split: str) -> Stream:
                 yield from document(value, f"{what} row {number}, {data.column},")
 
     wanted = first(documents(), data.max_documents)
-    yield from as_lines(wanted) if data.rows == "lines" else wanted
+    yield from as_lines(wanted) if data.join_rows else wanted

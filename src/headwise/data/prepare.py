@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from headwise.config import DataConfig, TokenizerConfig
-from headwise.data.sources import HOLD_OUT, SOURCES, read_text
+from headwise.data.sources import SOURCES, SPLIT_BY, read_text
 from headwise.data.token_files import TokenFiles, pack
 from headwise.errors import choose
 from headwise.files import whole as whole_file
@@ -26,7 +26,7 @@ def check(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     """Raise UserError for a source or a kind there is not."""
     choose("tokenizer.kind", tokenizer.kind, {**TOKENIZERS, "file": None})
     choose("data.source", data.source, SOURCES)
-    choose("data.hold_out", data.hold_out, HOLD_OUT)
+    choose("data.split_by", data.split_by, SPLIT_BY)
 
 
 def prepare(data: DataConfig, wanted: TokenizerConfig, tokenizer: Tokenizer | None = None) -> TokenFiles:

@@ -58,7 +58,7 @@ def read_text(data: DataConfig) -> Text:
         halves = text, files(data, val, "data.val_path") if data.val_path else hub.dataset(data, val)
     else:
         rest, held = f"{where} without the part held out", f"data.val_fraction={data.val_fraction} of {where}"
-        halves = choose("data.hold_out", data.hold_out, HOLD_OUT)(text, data.val_fraction)
+        halves = choose("data.split_by", data.split_by, SPLIT_BY)(text, data.val_fraction)
     require(any(piece and piece.strip() for piece in text.read()), f"{where} holds no text")
     for half, name in zip(halves, (rest, held), strict=True):
         length = half.characters
@@ -72,7 +72,7 @@ def last_characters(text: Source, fraction: float) -> Halves:
     length = text.characters
     if length is None:
         raise UserError(
-            "data.hold_out=position needs the text's length; give data.hold_out=documents or data.val_split"
+            "data.split_by=characters needs the text's length; give data.split_by=documents or data.val_split"
         )
     cut = int(length * (1 - fraction))
     return part(text, 0, cut), part(text, cut, length)
@@ -80,14 +80,14 @@ def last_characters(text: Source, fraction: float) -> Halves:
 
 def spaced_documents(text: Source, fraction: float) -> Halves:
     """All but some documents, and those, evenly spaced."""
-    require(text.documents != 1, "data.hold_out=documents needs several documents; the text is a single one")
+    require(text.documents != 1, "data.split_by=documents needs several documents; the text is a single one")
     held = text.documents and math.floor(text.documents * fraction)
     require(held != 0, f"data.val_fraction={fraction} of {text.documents} documents is not one; give a larger part")
     return spaced(text, fraction, others=True), spaced(text, fraction)
 
 
-HOLD_OUT: dict[str, Callable[[Source, float], Halves]] = {
-    "position": last_characters,
+SPLIT_BY: dict[str, Callable[[Source, float], Halves]] = {
+    "characters": last_characters,
     "documents": spaced_documents,
 }
 
@@ -117,7 +117,7 @@ def files(data: DataConfig, path: str, key: str = "data.path", but: Collection[P
     wrote the path. Raises UserError naming every file that cannot be read, or leaves them out with data.skip_bad."""
     found = [file for file in find_files(path, key) if file.resolve() not in but]
     require(bool(found), f"{key}={path} names nothing beside the text that is held out")
-    seen, settings = stamp(found), [data.column, data.rows, data.max_documents]
+    seen, settings = stamp(found), [data.column, data.join_rows, data.max_documents]
     known = once(seen, settings, data.cache_dir, partial(survey_files, data, found))
     bad = known.pop("bad")
     if bad:
@@ -134,7 +134,7 @@ def files(data: DataConfig, path: str, key: str = "data.path", but: Collection[P
 def read_files(data: DataConfig, found: list[Path]) -> Stream:
     """The files' documents, as many of them as are wanted."""
     streams = (read_file(file, data.column) for file in found)
-    each = map(as_lines, streams) if data.rows == "lines" else streams
+    each = map(as_lines, streams) if data.join_rows else streams
     return first(chain.from_iterable(each), data.max_documents)
 
 

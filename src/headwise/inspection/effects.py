@@ -69,7 +69,7 @@ def importance(model: GPT, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def ablation(model: GPT, ids: Tensor) -> Tensor:
+def mean_ablation(model: GPT, ids: Tensor) -> Tensor:
     """How much worse the loss is, in nats per token, with the head's z replaced by its mean over all tokens: the head
     says the same whatever it reads. One forward pass for each head, which is told where it takes long."""
 
@@ -82,7 +82,7 @@ def ablation(model: GPT, ids: Tensor) -> Tensor:
         whole, told = loss(lambda layer, z: z), time.monotonic()
         for at, head in product(range(model.config.n_layer), range(model.config.n_head)):
             if time.monotonic() - told > 2:
-                say(f"ablation: head {at}.{head} of {model.config.n_layer} layers of {model.config.n_head}")
+                say(f"mean ablation: head {at}.{head} of {model.config.n_layer} layers of {model.config.n_head}")
                 told = time.monotonic()
 
             def mean_of_head(layer: int, z: Tensor, at: int = at, head: int = head) -> Tensor:
@@ -191,6 +191,6 @@ def repeat_losses(logits: Tensor, ids: Tensor, period: Tensor) -> tuple[float, f
 EFFECTS: dict[str, Callable[[GPT, Tensor], Tensor]] = {
     "ov_copying": ov_copying,
     "importance": importance,
-    "ablation": ablation,
+    "mean_ablation": mean_ablation,
     "logit_attribution": logit_attribution,
 }

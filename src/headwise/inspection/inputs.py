@@ -15,7 +15,7 @@ from headwise.data.tokens import Tokens
 from headwise.errors import require
 from headwise.tokenizer import Tokenizer
 
-SHOWN = 64  # tokens of a prompt, as many as a contact sheet shows legibly
+SHOWN = 64  # tokens of a prompt, as many as an attention grid shows legibly
 OWN = 40  # tokens of the text's own prompt
 HELD_OUT = (8, 128)  # sequences and tokens of held-out text
 REPEATS, LEAST = 8, 4  # sequences of random tokens repeated; tokens in each, at least
@@ -32,7 +32,7 @@ class Input:
     period: Tensor | None = None  # [B]: how many tokens are random before each sequence repeats itself
 
 
-def prompt_probe(name: str, ids: list[int], tokenizer: Tokenizer, block_size: int) -> Input:
+def prompt_input(name: str, ids: list[int], tokenizer: Tokenizer, block_size: int) -> Input:
     """A prompt as far as it can be shown. Raises UserError where there is nothing to attend to."""
     shown = min(SHOWN, block_size)
     where = f"callbacks.attention.prompts: {name} ({tokenizer.decode(ids)!r})"
@@ -43,14 +43,14 @@ def prompt_probe(name: str, ids: list[int], tokenizer: Tokenizer, block_size: in
     return Input(name, torch.tensor([ids[:shown]]))
 
 
-def own_probe(text: str) -> str:
+def own_input(text: str) -> str:
     """A stretch of the text itself to look at: from the first line that reads like prose, else from the start."""
     lines = text.splitlines(keepends=True)
     prose = (i for i, line in enumerate(lines[:500]) if PROSE.fullmatch(line.rstrip()))
     return "".join(lines[next(prose, 0) :])[:2000]
 
 
-def held_out_probe(tokens: Tokens, block_size: int) -> Input:
+def held_out_input(tokens: Tokens, block_size: int) -> Input:
     """A batch spread evenly over held-out text, for numbers that one prompt is too short for."""
     batch, length = HELD_OUT
     length = min(length, block_size, len(tokens))
@@ -65,7 +65,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
     return [i for i in every if "\n" not in tokenizer.decode([i])]
 
 
-def repeats_probe(tokens: Sequence[int], block_size: int) -> list[Input]:
+def repeats_input(tokens: Sequence[int], block_size: int) -> list[Input]:
     """Some of these tokens at random, then the same again and again; how many differs from sequence to sequence, so
     that looking back by a fixed distance does not help (Olsson et al. 2022). Always the same ones; none where nothing
     can repeat."""

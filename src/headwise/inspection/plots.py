@@ -32,7 +32,7 @@ BADGES = {  # what is written above a map, if it was measured
     "entropy": "entropy",
 }
 GRID_CELL = (58, 30)  # pixels of one head in a metric grid
-FILM_ROWS = 32  # heads in a film, at most
+TIMELINE_ROWS = 32  # heads in a timeline, at most
 
 
 @cache
@@ -75,7 +75,9 @@ def future_pixels(length: int, cell: int) -> tuple[np.ndarray, np.ndarray]:
     return future, np.where((x + y) % 6 == 0, HATCH, MASKED).astype(np.uint8)
 
 
-def contact_sheet(patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str) -> Image.Image:
+def attention_grid(
+    patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str
+) -> Image.Image:
     """Every head's map on one sheet: rows are layers, columns heads; in a map, rows are queries, columns keys.
 
     patterns [n_layer, n_head, T, T]; labels, one for each token; scores, metric -> [n_layer, n_head], those of BADGES
@@ -192,7 +194,7 @@ def colours_of(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     return (255 * fills[..., :3]).round().astype(np.uint8)
 
 
-def film(
+def head_timeline(
     scores: np.ndarray, steps: list[int], metric: str, formed: float, losses: Mapping[str, list[tuple[int, float]]]
 ) -> Image.Image:
     """How every head's score moved: rows are heads sorted by their last score, columns the steps at which they were
@@ -207,7 +209,7 @@ def film(
     n_head, n_steps = scores.shape[2], len(steps)
     flat = scores.reshape(n_steps, -1)
     order = np.argsort(-flat[-1], kind="stable")
-    rows = order[:FILM_ROWS]
+    rows = order[:TIMELINE_ROWS]
     tall = 0.24 * len(rows)  # the grid's height in inches; below it 0.5, above it the curve
     size = (9.0, tall + 2.65)
     figure = Figure(figsize=size, dpi=110)

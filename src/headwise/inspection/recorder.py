@@ -1,8 +1,8 @@
-"""The same look at a model again and again while it learns: fixed probes, their maps, what each head scores.
+"""The same look at a model again and again while it learns: fixed inputs, their maps, what each head scores.
 
-    recorder = Recorder(folder, tokenizer, [prompt_probe("text", ids, tokenizer, block_size)], "my run")
+    recorder = Recorder(folder, tokenizer, [prompt_input("text", ids, tokenizer, block_size)], "my run")
     look = recorder.look(model, step=500)     # maps_text_step_000500.png, rows of heads.csv, view.html, ...
-    last = recorder.finish(model, step=1000)  # what heads do to predictions, and the films, as well
+    last = recorder.finish(model, step=1000)  # what heads do to predictions, and the timelines, as well
 
 Knows nothing of Lightning; training/callbacks.py decides when to look.
 
@@ -29,12 +29,12 @@ from headwise.inspection.head_scores import FORMED, METRICS, OF_REPEATS, head_sc
 from headwise.inspection.hooks import AttentionMap, capture
 from headwise.inspection.inputs import HELD_OUT, Input
 from headwise.inspection.page.page import HeadVectors, Prompt, View, companded, render
-from headwise.inspection.plots import contact_sheet, film, metric_grid
+from headwise.inspection.plots import attention_grid, head_timeline, metric_grid
 from headwise.model.gpt import GPT, eval_mode
 from headwise.tokenizer import Tokenizer
 
 SCORES = [*METRICS, *EFFECTS]
-COLUMNS = ["step", "probe", "layer", "head", *SCORES]
+COLUMNS = ["step", "input", "layer", "head", *SCORES]
 REPEATS = ["step", "first_loss", "repeated_loss"]
 PARTS = ("patterns", "norms")  # what is kept of a prompt's maps
 Scores = dict[str, np.ndarray]  # metric -> [L, H]
@@ -46,23 +46,23 @@ class Look:
     """What one moment showed."""
 
     step: int
-    pictures: dict[str, Path] = field(default_factory=dict)  # attn/maps/<probe> and heads/<metric>: PNG files
+    pictures: dict[str, Path] = field(default_factory=dict)  # attn/maps/<input> and heads/<metric>: PNG files
     numbers: dict[str, float] = field(default_factory=dict)  # heads/<metric>/max, mean, count; heads/repeated_loss, ...
     rows: list[dict] = field(default_factory=list)  # of heads.csv
 
 
 class Recorder:
-    """Looks at fixed probes and keeps what it saw in `folder`. `losses` gives those so far, to draw beside the maps."""
+    """Looks at fixed inputs and keeps what it saw in `folder`. `losses` gives those so far, to draw beside the maps."""
 
     def __init__(
         self,
         folder: Path,
         tokenizer: Tokenizer,
-        probes: list[Input],
+        inputs: list[Input],
         title: str,
         losses: Callable[[], Losses] = dict,
     ):
-        self.folder, self.tokenizer, self.probes, self.title, self.losses = folder, tokenizer, probes, title, losses
+        self.folder, self.tokenizer, self.inputs, self.title, self.losses = folder, tokenizer, inputs, title, losses
         self.table, self.repeats = CsvTable(folder / "heads.csv", COLUMNS), CsvTable(folder / "repeats.csv", REPEATS)
         self.page = folder / "view.html"
 
@@ -77,25 +77,25 @@ class Recorder:
         self.moments()  # so that a damaged file is found before there is work to lose
 
     def look(self, model: GPT, step: int, pictures: bool = True, final: bool = False) -> Look:
-        """Run the probes and write their scores; with `pictures` also their maps, and the page of all steps so far;
+        """Run the inputs and write their scores; with `pictures` also their maps, and the page of all steps so far;
         at the `final` look also what heads do to predictions. The model comes back as it was."""
         look, told, own = Look(step), Scores(), dict[str, Scores]()
         every: dict[str, list[AttentionMap]] = {}
-        for probe in self.probes:
-            seen, logits = see(model, probe.ids)
-            every[probe.name] = seen
-            scores = scores_of(seen, probe)
-            own[probe.name] = scores
-            if final and not probe.shown:
-                ids = probe.ids.to(model.embedding.weight.device)
+        for each in self.inputs:
+            seen, logits = see(model, each.ids)
+            every[each.name] = seen
+            scores = scores_of(seen, each)
+            own[each.name] = scores
+            if final and not each.shown:
+                ids = each.ids.to(model.embedding.weight.device)
                 scores |= {name: effect(model, ids).cpu().numpy() for name, effect in EFFECTS.items()}
-            look.rows += rows_of(scores, step, probe.name)
-            told |= {name: values for name, values in scores.items() if tells(probe, name)}
-            if pictures and probe.shown:
-                image = contact_sheet(first(seen), self.labels(probe), scores, f"{probe.name}, step {step}")
-                look.pictures[f"attn/maps/{probe.name}"] = self.save(image, f"maps_{probe.name}_step_{step:06d}.png")
-            if probe.period is not None:
-                first_time, again = repeat_losses(logits, probe.ids, probe.period)
+            look.rows += rows_of(scores, step, each.name)
+            told |= {name: values for name, values in scores.items() if tells(each, name)}
+            if pictures and each.shown:
+                image = attention_grid(first(seen), self.labels(each), scores, f"{each.name}, step {step}")
+                look.pictures[f"attn/maps/{each.name}"] = self.save(image, f"maps_{each.name}_step_{step:06d}.png")
+            if each.period is not None:
+                first_time, again = repeat_losses(logits, each.ids, each.period)
                 self.repeats.append([{"step": step, "first_loss": first_time, "repeated_loss": again}])
                 look.numbers |= {"heads/repeated_loss": again, "heads/induction_loss": again - first_time}
         self.table.append(look.rows)
@@ -109,7 +109,7 @@ class Recorder:
         return look
 
     def finish(self, model: GPT, step: int) -> Look:
-        """The last look, in place of an earlier one at the same step, and the films."""
+        """The last look, in place of an earlier one at the same step, and the timelines."""
         self.table.begin(step - 1)
         self.repeats.begin(step - 1)
         look = self.look(model, step, final=True)
@@ -119,21 +119,21 @@ class Recorder:
             scores = [scores[name] for scores in told.values() if name in scores]
             if scores:
                 curves = losses | ({"on repeats": repeats} if name in OF_REPEATS else {})
-                image = film(np.stack(scores), list(told), f"{name} on {self.telling(name)}", formed, curves)
-                look.pictures[f"heads/film/{name}"] = self.save(image, f"film_{name}.png")
+                image = head_timeline(np.stack(scores), list(told), f"{name} on {self.telling(name)}", formed, curves)
+                look.pictures[f"heads/timeline/{name}"] = self.save(image, f"timeline_{name}.png")
         return look
 
     def telling(self, metric: str) -> str:
-        """The name of the probe that tells most of a metric."""
-        return next(probe.name for probe in self.probes if tells(probe, metric))
+        """The name of the input that tells most of a metric."""
+        return next(each.name for each in self.inputs if tells(each, metric))
 
     def keep(self, step: int, told: Scores, own: dict[str, Scores], every: dict[str, list[AttentionMap]]) -> None:
-        """Write down what the films show of this step (`told`), and the page (each prompt's `own`, as far as it goes).
-        In a file, so that memory does not grow with the steps."""
+        """Write down what the timelines show of this step (`told`), and the page (each prompt's `own`, as far as it
+        goes). In a file, so that memory does not grow with the steps."""
         arrays = {"scores": stacked(told)}
-        for probe in self.shown():
-            arrays |= {f"{probe.name}.{part}": array for part, array in kept(every[probe.name]).items()}
-            arrays[f"{probe.name}.scores"] = stacked(told | own[probe.name])
+        for each in self.shown():
+            arrays |= {f"{each.name}.{part}": array for part, array in kept(every[each.name]).items()}
+            arrays[f"{each.name}.scores"] = stacked(told | own[each.name])
         with whole(self.folder / "steps" / f"step_{step:06d}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -145,25 +145,25 @@ class Recorder:
                 with np.load(file) as arrays:
                     moments[step_of(file)] = dict(arrays)
             except (ValueError, BadZipFile, EOFError, zlib.error) as error:
-                raise UserError(f"{file} is damaged; move it away, and the film goes on without that step") from error
+                raise UserError(f"{file} is damaged; move it away to go on without that step") from error
         return moments
 
     def view(self, model: GPT, every: dict[str, list[AttentionMap]]) -> View:
         """The page's contents: the maps of all steps kept, and the vectors of `every`, the last."""
         moments, prompts = self.moments(), []
-        for probe in self.shown():
-            scores = [unstacked(arrays[f"{probe.name}.scores"]) for arrays in moments.values()]
-            maps = [{part: arrays[f"{probe.name}.{part}"] for part in PARTS} for arrays in moments.values()]
-            prompts.append(page_prompt(probe.name, self.labels(probe), maps, scores, every[probe.name]))
+        for each in self.shown():
+            scores = [unstacked(arrays[f"{each.name}.scores"]) for arrays in moments.values()]
+            maps = [{part: arrays[f"{each.name}.{part}"] for part in PARTS} for arrays in moments.values()]
+            prompts.append(page_prompt(each.name, self.labels(each), maps, scores, every[each.name]))
         return View(self.title, list(moments), prompts, model.config.kv_heads, model.config.attention, self.losses())
 
     def shown(self) -> list[Input]:
-        """The probes whose maps are drawn."""
-        return [probe for probe in self.probes if probe.shown]
+        """The inputs whose maps are drawn."""
+        return [each for each in self.inputs if each.shown]
 
-    def labels(self, probe: Input) -> list[str]:
+    def labels(self, each: Input) -> list[str]:
         """The tokens of its first sequence, as they are shown."""
-        return [self.tokenizer.label(i) for i in probe.ids[0].tolist()]
+        return [self.tokenizer.label(i) for i in each.ids[0].tolist()]
 
     def save(self, image: Image.Image, name: str) -> Path:
         """The picture's file, whole."""
@@ -209,7 +209,7 @@ def unstacked(array: np.ndarray) -> Scores:
 def page_prompt(
     name: str, labels: list[str], maps: list[dict[str, np.ndarray]], scores: list[Scores], last: list[AttentionMap]
 ) -> Prompt:
-    """The page's part for one probe: `maps` and `scores` of each step, and the vectors of the `last`."""
+    """The page's part for one input: `maps` and `scores` of each step, and the vectors of the `last`."""
     patterns, norms = (np.stack([at_step[part] for at_step in maps]) for part in PARTS)
     blank = np.full(patterns.shape[1:3], np.nan)  # of what was not measured at a step
     metrics = dict.fromkeys(metric for at_step in scores for metric in at_step)
@@ -217,24 +217,24 @@ def page_prompt(
     return Prompt(name, labels, patterns, norms, over_steps, vectors_of(last))
 
 
-def scores_of(seen: list[AttentionMap], probe: Input) -> Scores:
+def scores_of(seen: list[AttentionMap], each: Input) -> Scores:
     """Every metric that applies, means over the batch."""
-    repeated = probe.ids if probe.period is not None else None
+    repeated = each.ids if each.period is not None else None
     layers = [head_scores(layer.pattern, repeated) for layer in seen]
     return {name: np.stack([layer[name].mean(0).numpy() for layer in layers]) for name in layers[0]}
 
 
-def tells(probe: Input, metric: str) -> bool:
-    """Whether this is the probe on which the metric says most of a head: repeated tokens for what is defined on them,
+def tells(each: Input, metric: str) -> bool:
+    """Whether this is the input on which the metric says most of a head: repeated tokens for what is defined on them,
     for all else a batch of held-out text."""
-    return probe.period is not None if metric in OF_REPEATS else not probe.shown
+    return each.period is not None if metric in OF_REPEATS else not each.shown
 
 
-def rows_of(scores: Scores, step: int, probe: str) -> list[dict]:
+def rows_of(scores: Scores, step: int, each: str) -> list[dict]:
     """Rows of heads.csv."""
     shape = next(iter(scores.values())).shape
     return [
-        {"step": step, "probe": probe, "layer": layer, "head": head}
+        {"step": step, "input": each, "layer": layer, "head": head}
         | {name: float(values[layer, head]) for name, values in scores.items()}
         for layer, head in np.ndindex(*shape)
     ]

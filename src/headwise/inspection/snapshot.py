@@ -23,9 +23,9 @@ from headwise.huggingface import open_model
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.head_scores import OF_PATTERN, own_token, shares
 from headwise.inspection.hooks import AttentionMap
-from headwise.inspection.inputs import SHOWN, Input, ordinary_tokens, repeats_probe
+from headwise.inspection.inputs import SHOWN, Input, ordinary_tokens, repeats_input
 from headwise.inspection.page.page import Page, View, render
-from headwise.inspection.plots import contact_sheet
+from headwise.inspection.plots import attention_grid
 from headwise.inspection.recorder import COLUMNS, Scores, kept, page_prompt, scores_of, see
 from headwise.inspection.words import in_words
 
@@ -65,9 +65,9 @@ def view_of(checkpoint: Checkpoint, readings: list[Reading], start: dict | None 
         left_out = window_start(len(reading.ids) - 1, config.block_size)  # what the last token was chosen from, and it
         ids = reading.ids[left_out:][: config.block_size]
         require(len(ids) >= 2, f"{reading.name} is one token long, too short to attend in")
-        probe = Input(reading.name, torch.tensor([ids]))
-        seen, _ = see(checkpoint.model, probe.ids)
-        table = head_table(checkpoint, probe, seen)
+        model_input = Input(reading.name, torch.tensor([ids]))
+        seen, _ = see(checkpoint.model, model_input.ids)
+        table = head_table(checkpoint, model_input, seen)
         scores = {name: table[name] for name in COLUMNS if name in table}
         prompt = page_prompt(reading.name, [tokenizer.label(i) for i in ids], [kept(seen)], [scores], seen)
         prompt.new = written_here(reading, left_out, config.block_size)
@@ -87,23 +87,23 @@ def view_of(checkpoint: Checkpoint, readings: list[Reading], start: dict | None 
     return View(str(checkpoint.path), [step], prompts, config.kv_heads, config.attention, start=start or {})
 
 
-def habits(checkpoint: Checkpoint, probe: Input, seen: list[AttentionMap]) -> Scores:
+def habits(checkpoint: Checkpoint, model_input: Input, seen: list[AttentionMap]) -> Scores:
     """What every head looks at, in shares: in the text, and in random tokens repeated for what is defined on them; and
     whether it copies."""
     scores: Scores = {}
-    for repeats in repeats_probe(ordinary_tokens(checkpoint.tokenizer), checkpoint.model.config.block_size):
+    for repeats in repeats_input(ordinary_tokens(checkpoint.tokenizer), checkpoint.model.config.block_size):
         seen_repeats, _ = see(checkpoint.model, repeats.ids)
         scores |= scores_of(seen_repeats, repeats)
     own = np.stack([own_token(shares(one.pattern))[0] for one in seen])
-    copying = {"ov_copying": EFFECTS["ov_copying"](checkpoint.model, probe.ids).numpy()}
-    return scores | scores_of(seen, probe) | {"own_token": own} | copying
+    copying = {"ov_copying": EFFECTS["ov_copying"](checkpoint.model, model_input.ids).numpy()}
+    return scores | scores_of(seen, model_input) | {"own_token": own} | copying
 
 
-def head_table(checkpoint: Checkpoint, probe: Input, seen: list[AttentionMap]) -> Scores:
+def head_table(checkpoint: Checkpoint, model_input: Input, seen: list[AttentionMap]) -> Scores:
     """Every score of every head: its habits, and what it does to predictions of the text."""
-    scores = habits(checkpoint, probe, seen)
+    scores = habits(checkpoint, model_input, seen)
     missing = {name: effect for name, effect in EFFECTS.items() if name not in scores}
-    return scores | {name: effect(checkpoint.model, probe.ids).numpy() for name, effect in missing.items()}
+    return scores | {name: effect(checkpoint.model, model_input.ids).numpy() for name, effect in missing.items()}
 
 
 def written_here(reading: Reading, left_out: int, block_size: int) -> int | None:
@@ -117,9 +117,9 @@ def written_here(reading: Reading, left_out: int, block_size: int) -> int | None
 def heads_of(checkpoint: Checkpoint, reading: Reading, effects: bool = True) -> list[dict[str, Any]]:
     """One row for each head: layer, head, its scores, with or without its effects on predictions, and in words what it
     seems to do."""
-    probe = Input(reading.name, torch.tensor([reading.ids]))
-    seen, _ = see(checkpoint.model, probe.ids)
-    scores = (head_table if effects else habits)(checkpoint, probe, seen)
+    model_input = Input(reading.name, torch.tensor([reading.ids]))
+    seen, _ = see(checkpoint.model, model_input.ids)
+    scores = (head_table if effects else habits)(checkpoint, model_input, seen)
     rows, few = [], f" (in {len(reading.ids)} tokens, few to tell by)" if len(reading.ids) < FEW else ""
     for layer, head in np.ndindex(checkpoint.model.config.n_layer, checkpoint.model.config.n_head):
         row = {name: float(values[layer, head]) for name, values in scores.items()}
@@ -128,7 +128,7 @@ def heads_of(checkpoint: Checkpoint, reading: Reading, effects: bool = True) -> 
 
 
 def sheet_of(view: View) -> Image.Image:
-    """The contact sheet of the page's prompt, from the maps it holds, as far as a sheet can show it."""
+    """The attention grid of the page's prompt, from the maps it holds, as far as a sheet can show it."""
     prompt = view.prompts[0]
     length = min(SHOWN, len(prompt.labels))
     if length < len(prompt.labels):
@@ -137,4 +137,4 @@ def sheet_of(view: View) -> Image.Image:
     for (layer, head), vectors in prompt.vectors.items():
         patterns[layer, head] = vectors.pattern[:length, :length]
     scores = {name: prompt.scores[name][0] for name in OF_PATTERN}
-    return contact_sheet(patterns, prompt.labels[:length], scores, view.title)
+    return attention_grid(patterns, prompt.labels[:length], scores, view.title)

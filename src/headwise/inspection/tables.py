@@ -32,7 +32,7 @@ SHORT = {  # metrics as the heads' table calls them
     "induction": "induct",
     "ov_copying": "copies",
     "importance": "import",
-    "ablation": "ablat",
+    "mean_ablation": "ablat",
     "logit_attribution": "logit",
 }
 

@@ -113,13 +113,13 @@ def seconds_of(path: Path) -> float:
 
 
 def read_heads(row: Row, path: Path) -> None:
-    """How many heads of each kind there are at the last look, and the best score of each, on the probe that tells."""
+    """How many heads of each kind there are at the last look, and the best score of each, on the input that tells."""
     rows = CsvTable(path, []).rows()
     last = [one for one in rows if one["step"] == rows[-1]["step"]]
     row.heads = len({(one["layer"], one["head"]) for one in last})
     for metric, threshold in FORMED.items():
-        probe = "repeats" if metric in OF_REPEATS else "val"
-        scores = [float(one[metric]) for one in last if one["probe"] == probe and one.get(metric)]
+        name = "repeats" if metric in OF_REPEATS else "val"
+        scores = [float(one[metric]) for one in last if one["input"] == name and one.get(metric)]
         if scores:
             row.best[metric], row.formed[metric] = max(scores), sum(score > threshold for score in scores)
 

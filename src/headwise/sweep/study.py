@@ -53,7 +53,7 @@ from headwise.training.train import Place, check, place_of_job, quieten, train
 
 N_TRIALS = 20
 STARTS = 3  # a trial whose process died so many times is given up
-FREE = ("run_dir", "threads", "sweep.n_trials", "sweep.jobs", "sweep.storage")  # what a resumed sweep may change
+FREE = ("run_dir", "threads", "sweep.n_trials", "sweep.n_jobs", "sweep.storage")  # what a resumed sweep may change
 PRUNERS = ("halving", "none")
 OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -290,7 +290,7 @@ def search(config: DictConfig) -> None:
     if over:
         say(f"{over} of {sweep.total} trials are done; going on")
     try:
-        with helpers(wanted.jobs - 1, folder):
+        with helpers(wanted.n_jobs - 1, folder):
             while claim := sweep.claim():
                 began = time.monotonic()
                 say(f"trial {claim.trial.number}: {' '.join(claim.overrides)}")
@@ -300,7 +300,7 @@ def search(config: DictConfig) -> None:
     except (KeyboardInterrupt, SystemExit):
         say(f"interrupted; the same command with run_dir={folder} goes on where it stood")
         raise
-    if not wanted.jobs:
+    if not wanted.n_jobs:
         return
     rows = sweep.rows()
     report(folder, rows, varied)
@@ -399,13 +399,13 @@ def pruner(wanted: SearchConfig, config: TrainConfig) -> BasePruner:
     if wanted.pruner == "none":
         return NopPruner()
     first = wanted.min_steps or config.trainer.val_check_interval
-    return SuccessiveHalvingPruner(min_resource=first, reduction_factor=wanted.reduction)
+    return SuccessiveHalvingPruner(min_resource=first, reduction_factor=wanted.reduction_factor)
 
 
 @contextmanager
 def helpers(count: int, folder: Path) -> Iterator[None]:
     """Further processes that take part, for the length of a `with` block."""
-    command = [sys.executable, *sys.argv, f"run_dir={quoted(str(folder))}", "sweep.jobs=0"]
+    command = [sys.executable, *sys.argv, f"run_dir={quoted(str(folder))}", "sweep.n_jobs=0"]
     if count > 0:
         os.environ["TTY_COMPATIBLE"] = "0"  # several bars in one terminal would overwrite each other
     started = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(count)]

@@ -51,8 +51,8 @@ def run_flops(config: TrainConfig, devices: int) -> float:
 def compiler_works(device: torch.device) -> bool:
     """Whether torch.compile does on this device; says so where it does not."""
     try:
-        probe = nn.Linear(2, 2).to(device)
-        torch.compile(probe, fullgraph=True)(torch.ones(2, 2, device=device))
+        layer = nn.Linear(2, 2).to(device)
+        torch.compile(layer, fullgraph=True)(torch.ones(2, 2, device=device))
     except Exception as error:  # whatever the platform lacks, training goes on without it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         say(f"compile: no compiler works here ({reason}); training without")

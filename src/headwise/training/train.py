@@ -36,7 +36,7 @@ from headwise.errors import Pruned, UserError, choose, require
 from headwise.evaluation import whole_split
 from headwise.files import claimed, write_text
 from headwise.huggingface import open_model
-from headwise.inspection.inputs import OWN, held_out_probe, ordinary_tokens, own_probe, prompt_probe, repeats_probe
+from headwise.inspection.inputs import OWN, held_out_input, ordinary_tokens, own_input, prompt_input, repeats_input
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
 from headwise.training import callbacks, choices, loggers
@@ -120,8 +120,8 @@ def train_there(composed: DictConfig, place: Place, watchers: Sequence[L.Callbac
     quieten()
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
-    probe = check(config)
-    world, device, first = probe.world_size, probe.strategy.root_device, probe.is_global_zero
+    unfitted = check(config)
+    world, device, first = unfitted.world_size, unfitted.strategy.root_device, unfitted.is_global_zero
     folder = place.folder
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -255,13 +255,13 @@ def make_callbacks(
     tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
     val_every = config.trainer.val_check_interval
     held_out = [i for i in packed.tokens("val")[:8192].tolist() if i != tokenizer.end_of_text]
-    own = tokenizer.encode(own_probe(tokenizer.decode(held_out)))
+    own = tokenizer.encode(own_input(tokenizer.decode(held_out)))
     asked = [
         (f"prompt_{i}", tokenizer.encode(prompt, f"callbacks.attention.prompts: {prompt!r}"))
         for i, prompt in enumerate(wanted.attention.prompts, start=1)
     ]
-    shown = [prompt_probe(name, ids, tokenizer, block_size) for name, ids in asked or [("text", own[:OWN])]]
-    others = [*repeats_probe(ordinary_tokens(tokenizer), block_size), held_out_probe(packed.tokens("val"), block_size)]
+    shown = [prompt_input(name, ids, tokenizer, block_size) for name, ids in asked or [("text", own[:OWN])]]
+    others = [*repeats_input(ordinary_tokens(tokenizer), block_size), held_out_input(packed.tokens("val"), block_size)]
     metrics = folder / "metrics.csv"
     recorder = Recorder(folder / "attention", tokenizer, shown + others, str(folder), partial(losses, metrics))
     sample = wanted.samples

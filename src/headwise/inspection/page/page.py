@@ -44,7 +44,7 @@ class HeadVectors:
 
 @dataclass
 class Prompt:
-    """One probe, and what was seen of it at every step."""
+    """One input, and what was seen of it at every step."""
 
     name: str
     labels: list[str]  # T tokens as they are shown (Tokenizer.label); anything may stand in them
