@@ -29,7 +29,8 @@ from transformers import AutoModelForCausalLM
 
 from headwise.checkpoint import Checkpoint
 from headwise.generation.fast import for_inference
-from headwise.generation.generate import Sampling, generate
+from headwise.generation.generate import generate
+from headwise.generation.sampling import Sampling
 from headwise.huggingface import export
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT

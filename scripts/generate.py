@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headwise.checkpoint import Checkpoint
-    from headwise.generation.generate import Sample, Sampling
+    from headwise.generation.generate import Sample
+    from headwise.generation.sampling import Sampling
     from headwise.model.gpt import GPT
     from headwise.tokenizer import Tokenizer
 
@@ -49,7 +50,8 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.files import output_path
     from headwise.generation.chat import Session, talk
     from headwise.generation.fast import for_inference
-    from headwise.generation.generate import Sampling, check
+    from headwise.generation.generate import check
+    from headwise.generation.sampling import Sampling
     from headwise.huggingface import open_model
 
     temperature = 0.0 if flags.greedy else flags.temperature

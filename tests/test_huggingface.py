@@ -16,7 +16,8 @@ from transformers import (
 
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
-from headwise.generation.generate import Sampling, generate
+from headwise.generation.generate import generate
+from headwise.generation.sampling import Sampling
 from headwise.huggingface import export, layout_of, open_model, open_tokenizer, read_folder, to_theirs
 from headwise.model.gpt import next_token_loss
 from headwise.tokenizer import END_OF_TEXT, Tokenizer, train_tokenizer

@@ -14,7 +14,7 @@ config checkpoint huggingface
 data.tokens data.surveys data.encoding data.repeats data.readers data.hub data.sources data.token_files data.sampler
 data.batches data.datamodule data.prepare
 evaluation
-generation.writer generation.fast generation.generate generation.chat
+generation.fast generation.sampling generation.generate generation.chat
 inspection.hooks inspection.head_scores inspection.effects inspection.words inspection.inputs inspection.plots
 inspection.page.page inspection.recorder inspection.walkthrough inspection.snapshot inspection.tables
 distributed.strategies

@@ -6,7 +6,7 @@ import pytest
 
 from headwise.errors import UserError
 from headwise.generation.chat import Session, talk
-from headwise.generation.generate import Sampling
+from headwise.generation.sampling import Sampling
 from headwise.tokenizer import train_tokenizer
 from tests.small import small_model, small_tokenizer
 

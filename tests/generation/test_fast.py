@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from headwise.errors import UserError
 from headwise.generation.fast import LARGE, bfloat16, float32, for_inference
-from headwise.generation.generate import Sampling, generate
+from headwise.generation.generate import generate
+from headwise.generation.sampling import Sampling
 from headwise.model.kv_cache import KVCache
 from headwise.model.norm import NORMS
 from headwise.model.position import POSITIONS

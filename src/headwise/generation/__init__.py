@@ -1,1 +1,1 @@
-"""Text from a model: generate.py, sampling of it; fast.py and chat.py are optional."""
+"""Text from a model: generate.py and sampling.py; fast.py and chat.py build on them."""

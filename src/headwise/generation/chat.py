@@ -17,7 +17,8 @@ import torch
 
 from headwise.console import say
 from headwise.errors import UserError, require
-from headwise.generation.generate import Context, Sample, Sampling, check, decode, write
+from headwise.generation.generate import Context, Sample, check, decode, write
+from headwise.generation.sampling import Sampling
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
 

@@ -12,7 +12,6 @@ Dimensions: B texts, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,100 +19,15 @@ import torch
 from torch import Tensor
 
 from headwise.errors import require
-from headwise.generation.writer import Writer
+from headwise.generation.sampling import Sampling, draws, sample
 from headwise.model.gpt import GPT
 from headwise.model.kv_cache import KVCache
-from headwise.tokenizer import Tokenizer
+from headwise.tokenizer import TextStream, Tokenizer
 
 Heard = Callable[[int, str], None]
 
 
-DRAWN = 256  # random numbers drawn at once
 AT_ONCE = 4096  # texts in one batch, at most
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen, in the order in which it takes effect."""
-
-    repetition_penalty: float = 1.0  # above 1: tokens that stand in the text already become less likely
-    temperature: float = 1.0  # below 1: likely tokens become likelier; 0: always the likeliest
-    top_k: int | None = None  # only from so many of the likeliest
-    top_p: float | None = None  # only from the likeliest that have this probability together
-    min_p: float | None = None  # only from those at least so likely as a part of the likeliest
-
-    def check(self) -> None:
-        """Raise UserError for a number that means nothing."""
-        finite = math.isfinite(self.temperature) and self.temperature >= 0
-        require(finite, f"temperature={self.temperature} must be a number of at least 0")
-        require(self.top_k is None or self.top_k >= 1, f"top_k={self.top_k} must be at least 1")
-        require(self.top_p is None or 0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1")
-        require(self.min_p is None or 0 <= self.min_p <= 1, f"min_p={self.min_p} must be between 0 and 1")
-        penalty = self.repetition_penalty
-        require(penalty > 0 and math.isfinite(penalty), f"repetition_penalty={penalty} must be a number above 0")
-
-
-def penalize(logits: Tensor, present: Tensor, penalty: float) -> Tensor:
-    """Logits [B, V] with those of tokens that are `present` [B, V] divided by the penalty where they are positive and
-    multiplied by it where not (Keskar et al. 2019, section 4.1)."""
-    return torch.where(present, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """Logits [B, V] with all below the top_k-th largest at minus infinity."""
-    least = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
-    return logits.masked_fill(logits < least, -math.inf)
-
-
-def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Logits [B, V] with all but the likeliest that together reach probability top_p at minus infinity (Holtzman et
-    al. 2019)."""
-    ascending, order = logits.sort()
-    unlikely = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-    unlikely[..., -1] = False
-    return logits.masked_fill(torch.zeros_like(unlikely).scatter(-1, order, unlikely), -math.inf)
-
-
-def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
-    """Logits [B, V] with those less likely than min_p times the likeliest at minus infinity (Nguyen et al. 2024)."""
-    probabilities = logits.softmax(dim=-1)
-    return logits.masked_fill(probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -math.inf)
-
-
-def filtered(logits: Tensor, sampling: Sampling, present: Tensor | None = None) -> Tensor:
-    """Logits [B, V] as `sampling` changes them, at a temperature above 0; `present` [B, V] are in the text already."""
-    if present is not None:
-        logits = penalize(logits, present, sampling.repetition_penalty)
-    if sampling.temperature != 1:
-        logits = logits / max(sampling.temperature, 1e-30)  # far below it a float32 would become infinite
-    if sampling.top_k is not None:
-        logits = keep_top_k(logits, sampling.top_k)
-    if sampling.top_p is not None:
-        logits = keep_top_p(logits, sampling.top_p)
-    if sampling.min_p is not None:
-        logits = keep_min_p(logits, sampling.min_p)
-    return logits
-
-
-def sample(logits: Tensor, sampling: Sampling, uniform: Tensor, present: Tensor | None = None) -> Tensor:
-    """A token for each row of logits [B, V]: where its number of `uniform` [B], between 0 and 1, falls among the
-    cumulative probabilities. So each text draws by itself, whatever its neighbours are. [B]"""
-    logits = logits.float()
-    if sampling.temperature == 0:
-        chosen = logits if present is None else penalize(logits, present, sampling.repetition_penalty)
-        return chosen.argmax(dim=-1)
-    exact = torch.float64 if logits.device.type != "mps" else torch.float32  # which has no better
-    reached = filtered(logits, sampling, present).softmax(dim=-1, dtype=exact).cumsum(dim=-1)
-    place = torch.searchsorted(reached, uniform[:, None].to(reached) * reached[:, -1:], right=True)
-    return place.squeeze(-1).clamp(max=logits.size(-1) - 1)
-
-
-def draws(seeds: list[int]) -> Iterator[Tensor]:
-    """Numbers between 0 and 1, one for each seed at a time, [B]; each seed has a generator of its own."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    while True:  # some at once, which is quicker
-        drawn = [torch.rand(DRAWN, generator=one, dtype=torch.float64) for one in generators]
-        yield from torch.stack(drawn, dim=1)
 
 
 def window_start(length: int, block_size: int) -> int:
@@ -245,6 +159,57 @@ def complete(
     steps = generate(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
     write(samples, steps, tokenizer, stop, heard)
     return samples
+
+
+class Writer:
+    """The text of one sample as its tokens come: whole characters only, and none that a stop string may yet begin with.
+
+        writer = Writer(tokenizer, stop=["\\n\\n"])
+        text = writer.push(token)          # what is certain by now, perhaps nothing
+        text = writer.finish()             # the rest, if nothing stopped it
+
+    `stopped` once a stop string or the end of the text came.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: list[str]):
+        self.stop, self.end_of_text = stop, tokenizer.end_of_text
+        self.stream = TextStream(tokenizer)
+        self.held = ""  # may be the beginning of a stop string
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """What the token adds."""
+        if token == self.end_of_text:
+            return self.end()
+        self.held += self.stream.push(token)
+        return self.release()
+
+    def finish(self) -> str:
+        """What is left when no more tokens come."""
+        return "" if self.stopped else self.end()
+
+    def end(self) -> str:
+        """The rest, up to a stop string in it."""
+        self.held += self.stream.finish()
+        text = self.release() + self.held
+        self.held, self.stopped = "", True
+        return text
+
+    def release(self) -> str:
+        """Take what is certain from what is held: up to the first stop string, or all but the beginning of one."""
+        found = [at for at in (self.held.find(stop) for stop in self.stop) if at >= 0]
+        if found:
+            text, self.held, self.stopped = self.held[: min(found)], "", True
+            return text
+        begun = max((overlap(self.held, stop) for stop in self.stop), default=0)
+        cut = len(self.held) - begun
+        text, self.held = self.held[:cut], self.held[cut:]
+        return text
+
+
+def overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def write(

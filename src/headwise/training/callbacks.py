@@ -23,7 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headwise.console import say
 from headwise.distributed.strategies import whole_model
 from headwise.files import whole, write_text
-from headwise.generation.generate import Sampling, generate
+from headwise.generation.generate import generate
+from headwise.generation.sampling import Sampling
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
 from headwise.training.clock import Clock, Stopwatch, step_ended
