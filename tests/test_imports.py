@@ -9,7 +9,7 @@ import pytest
 
 ORDER = """
 errors files distributed.processes console stream tokenizer
-model.config model.norm model.position model.kv_cache model.attention model.block model.gpt
+model.config model.layers model.position model.kv_cache model.attention model.gpt
 config checkpoint huggingface
 data.tokens data.surveys data.encoding data.repeats data.readers data.hub data.sources data.token_files data.sampler
 data.batches data.datamodule data.prepare

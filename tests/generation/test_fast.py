@@ -9,7 +9,7 @@ from headwise.generation.fast import LARGE, bfloat16, float32, for_inference
 from headwise.generation.generate import generate
 from headwise.generation.sampling import Sampling
 from headwise.model.kv_cache import KVCache
-from headwise.model.norm import NORMS
+from headwise.model.layers import NORMS
 from headwise.model.position import POSITIONS
 from tests.presets import PRESETS
 from tests.small import randomize, small_model

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from headwise.errors import UserError
 from headwise.model.attention import ATTENTIONS
-from headwise.model.block import MLPS
 from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, IGNORE, eval_mode, next_token_loss
 from headwise.model.kv_cache import KVCache
+from headwise.model.layers import MLPS
 from headwise.model.position import POSITIONS
 from tests.presets import PRESETS
 from tests.small import randomize

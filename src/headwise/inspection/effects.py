@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from headwise.console import say
 from headwise.inspection.hooks import capture, edited
-from headwise.model.block import Block
-from headwise.model.gpt import GPT, eval_mode, next_token_loss
+from headwise.model.gpt import GPT, Block, eval_mode, next_token_loss
 
 
 def ov_copying(model: GPT, ids: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from headwise.checkpoint import Checkpoint
 from headwise.errors import require
 from headwise.inspection.effects import FrozenNorm, stream
 from headwise.inspection.recorder import see
-from headwise.model.block import Block
+from headwise.model.gpt import Block
 
 TOP = 5  # tokens listed of each kind
 

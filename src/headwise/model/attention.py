@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from headwise.errors import choose
 from headwise.model.config import GPTConfig
 from headwise.model.kv_cache import LayerCache
-from headwise.model.norm import NORMS
+from headwise.model.layers import NORMS
 from headwise.model.position import Angles, NoPosition
 
 Normalize = Callable[[Tensor], Tensor]

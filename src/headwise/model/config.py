@@ -1,7 +1,7 @@
 """GPTConfig: everything that makes one model differ from another, as plain values.
 
-Kinds are names, looked up in tables of classes: `position` in position.py, `norm` in norm.py, `mlp` in
-block.py, `attention` in attention.py, `init` in gpt.py. Torch is not imported here.
+Kinds are names, looked up in tables of classes: `position` in position.py, `norm` and `mlp` in
+layers.py, `attention` in attention.py, `init` in gpt.py. Torch is not imported here.
 """
 
 from __future__ import annotations

@@ -16,15 +16,38 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from headwise.errors import choose, require
-from headwise.model.attention import causal_mask
-from headwise.model.block import Block
+from headwise.model.attention import CausalSelfAttention, causal_mask
 from headwise.model.config import GPTConfig
-from headwise.model.kv_cache import KVCache
-from headwise.model.norm import NORMS
-from headwise.model.position import POSITIONS
+from headwise.model.kv_cache import KVCache, LayerCache
+from headwise.model.layers import MLPS, NORMS
+from headwise.model.position import POSITIONS, Angles, NoPosition
 
 IGNORE = -100  # a target that does not count
 WRITES_TO_STREAM = ("attention.out.weight", "mlp.down.weight")  # what a block adds to the residual stream
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): x [B, T, C] -> [B, T, C]."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        norm = choose("model.norm", config.norm, NORMS)
+        self.attention_norm = norm(config.n_embd, config)
+        self.attention = CausalSelfAttention(config)
+        self.mlp_norm = nn.Identity() if config.mlp == "none" else norm(config.n_embd, config)
+        self.mlp = choose("model.mlp", config.mlp, MLPS)(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        position: NoPosition,
+        angles: Angles | None,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, angles, mask, cache)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class GPT(nn.Module):

@@ -1,4 +1,5 @@
-"""One layer: tokens exchange information (attention), then each is worked on alone (feed-forward).
+"""The parts of a block beside attention, by name: norms (layernorm, rmsnorm) and feed-forward networks (gelu, swiglu,
+relu2, none).
 
 Dimensions: B batch, T tokens, C = n_embd, N = n_inner.
 """
@@ -11,12 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.errors import choose
-from headwise.model.attention import CausalSelfAttention
 from headwise.model.config import GPTConfig
-from headwise.model.kv_cache import LayerCache
-from headwise.model.norm import NORMS
-from headwise.model.position import Angles, NoPosition
+
+
+def layer_norm(width: int, config: GPTConfig) -> nn.Module:
+    """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016)."""
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+
+
+def rms_norm(width: int, config: GPTConfig) -> nn.Module:
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019)."""
+    return nn.RMSNorm(width, eps=config.norm_eps)
+
+
+NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
 
 
 class TwoLayerMLP(nn.Module):
@@ -79,27 +88,3 @@ class NoMLP(nn.Module):
 
 
 MLPS = {"gelu": GELU, "swiglu": SwiGLU, "relu2": ReLU2, "none": NoMLP}
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): x [B, T, C] -> [B, T, C]."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        norm = choose("model.norm", config.norm, NORMS)
-        self.attention_norm = norm(config.n_embd, config)
-        self.attention = CausalSelfAttention(config)
-        self.mlp_norm = nn.Identity() if config.mlp == "none" else norm(config.n_embd, config)
-        self.mlp = choose("model.mlp", config.mlp, MLPS)(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        position: NoPosition,
-        angles: Angles | None,
-        mask: Tensor | None = None,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, angles, mask, cache)
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))

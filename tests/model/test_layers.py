@@ -1,10 +1,11 @@
-"""Feed-forward networks and the residual stream."""
+"""Norms and feed-forward networks against their equations, and the residual stream."""
 
 import pytest
 import torch
 
-from headwise.model.block import GELU, MLPS, Block, NoMLP, ReLU2, SwiGLU
 from headwise.model.config import GPTConfig
+from headwise.model.gpt import Block
+from headwise.model.layers import GELU, MLPS, NORMS, NoMLP, ReLU2, SwiGLU
 from headwise.model.position import NoPosition
 
 CONFIG = GPTConfig(n_embd=21, n_head=3)
@@ -54,3 +55,21 @@ def test_a_block_adds_to_the_stream_and_each_token_is_fed_forward_alone():
     changed[:, 2] += 1
     same = [0, 1, 3, 4]
     assert torch.allclose(block(x, *arguments)[:, same], block(changed, *arguments)[:, same], atol=1e-6)
+
+
+def test_norms_compute_their_equations():
+    x = torch.randn(3, 5, 7)
+    config = GPTConfig(norm_eps=0.1)
+    norms = {name: make(7, config) for name, make in NORMS.items()}
+    for norm in norms.values():
+        norm.weight.data = torch.linspace(0.5, 2, 7)
+    norms["layernorm"].bias.data = torch.linspace(-1, 1, 7)
+    centred = x - x.mean(-1, keepdim=True)
+    expected = centred / (x.var(-1, unbiased=False, keepdim=True) + 0.1).sqrt() * torch.linspace(0.5, 2, 7)
+    assert torch.allclose(norms["layernorm"](x), expected + torch.linspace(-1, 1, 7), atol=1e-6)
+    expected = x / (x.square().mean(-1, keepdim=True) + 0.1).sqrt() * torch.linspace(0.5, 2, 7)
+    assert torch.allclose(norms["rmsnorm"](x), expected, atol=1e-6)
+
+
+def test_a_model_without_biases_has_none_in_layernorm_either():
+    assert NORMS["layernorm"](7, GPTConfig(bias=False)).bias is None
