@@ -15,7 +15,7 @@ data.tokens data.surveys data.encoding data.repeats data.readers data.hub data.s
 data.batches data.datamodule data.prepare
 evaluation
 generation.fast generation.sampling generation.generate generation.chat
-inspection.hooks inspection.head_scores inspection.effects inspection.words inspection.inputs inspection.plots
+inspection.hooks inspection.head_scores inspection.effects inspection.inputs inspection.plots
 inspection.page.page inspection.recorder inspection.walkthrough inspection.snapshot inspection.tables
 distributed.strategies
 training.clock training.schedules training.optimizers training.lightning_module training.loggers training.metrics

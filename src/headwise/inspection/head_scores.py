@@ -9,7 +9,7 @@ Dimensions: B batch, H heads, G key/value heads, T tokens, D head width, C = n_e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -132,3 +132,43 @@ def rollout(patterns: Tensor) -> Tensor:
     for layer in mixed[1:]:
         flow = layer @ flow
     return flow
+
+
+EVEN = 0.9  # entropy from which on attention is spread evenly
+COPIES = 0.5  # copying from which on it is worth a word
+ATTENDED_TO = {  # what a share of the attention goes to
+    "previous_token": "the previous token",
+    "own_token": "the token itself",
+    "first_token": "the first token",
+    "duplicate_token": "the same token earlier",
+    "induction": "what came after the same token earlier",
+}
+REMARKS = {
+    "first_token": ", as heads do that find nothing to take",
+    "duplicate_token": " where tokens repeat",
+    "induction": " where tokens repeat: induction",
+}
+
+
+def head_description(scores: Mapping[str, float]) -> str:
+    """Return in words what a head with these scores seems to do. `scores` has own_token, those of METRICS that were
+    measured, and ov_copying if it was."""
+    names = sorted(ATTENDED_TO.keys() & scores.keys(), key=lambda name: -scores[name])
+    parts = {name: scores[name] for name in names}
+    if scores["entropy"] == scores["mean_distance"] == scores["own_token"] == 0:
+        return "looks at nothing: all its weights are 0"
+    said = [
+        f"looks at {ATTENDED_TO[name]} {share:.0%} of the time{REMARKS.get(name, '')}"
+        for name, share in parts.items()
+        if share >= FORMED[name]
+    ]
+    if not said and scores["entropy"] >= EVEN:
+        said = ["spreads its attention almost evenly over all it may see"]
+    if not said:
+        nearest = max(parts, key=lambda name: parts[name])
+        back = f"{scores['mean_distance']:.1f} tokens back on average"
+        return f"not clear: looks {back}, {parts[nearest]:.0%} of the time at {ATTENDED_TO[nearest]}"
+    copying = scores.get("ov_copying", 0.0)
+    if abs(copying) >= COPIES:
+        said.append(f"makes what it reads {'likelier' if copying > 0 else 'less likely'} to come next")
+    return "; ".join(said)

@@ -21,13 +21,12 @@ from headwise.errors import require
 from headwise.generation.generate import window_start
 from headwise.huggingface import open_model
 from headwise.inspection.effects import EFFECTS
-from headwise.inspection.head_scores import OF_PATTERN, own_token, shares
+from headwise.inspection.head_scores import OF_PATTERN, head_description, own_token, shares
 from headwise.inspection.hooks import AttentionMap
 from headwise.inspection.inputs import SHOWN, Input, ordinary_tokens, repeats_input
 from headwise.inspection.page.page import Page, View, render
 from headwise.inspection.plots import attention_grid
 from headwise.inspection.recorder import COLUMNS, Scores, kept, page_prompt, scores_of, see
-from headwise.inspection.words import in_words
 
 FEW = 8  # tokens; in fewer, the previous, the first and a token itself are often the same
 
@@ -123,7 +122,7 @@ def heads_of(checkpoint: Checkpoint, reading: Reading, effects: bool = True) -> 
     rows, few = [], f" (in {len(reading.ids)} tokens, few to tell by)" if len(reading.ids) < FEW else ""
     for layer, head in np.ndindex(checkpoint.model.config.n_layer, checkpoint.model.config.n_head):
         row = {name: float(values[layer, head]) for name, values in scores.items()}
-        rows.append({"layer": layer, "head": head, **row, "words": in_words(row) + few})
+        rows.append({"layer": layer, "head": head, **row, "words": head_description(row) + few})
     return rows
 
 
