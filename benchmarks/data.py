@@ -30,11 +30,10 @@ import torch
 from hardware import processor
 from step import seconds
 
-from headwise.config import OptimizerConfig
+from headwise.config import GPTConfig, OptimizerConfig
 from headwise.data.batches import TrainBatches
 from headwise.data.sources import Text, python_docs
 from headwise.data.token_files import pack
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
 from headwise.stream import END, stream_of
 from headwise.tokenizer import batches, train_tokenizer

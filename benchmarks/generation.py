@@ -28,11 +28,11 @@ from step import seconds
 from transformers import AutoModelForCausalLM
 
 from headwise.checkpoint import Checkpoint
+from headwise.config import GPTConfig
 from headwise.generation.fast import for_inference
 from headwise.generation.generate import generate
 from headwise.generation.sampling import Sampling
 from headwise.huggingface import export
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import train_tokenizer
 

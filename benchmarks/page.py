@@ -20,11 +20,11 @@ import torch
 from hardware import processor
 from playwright.sync_api import sync_playwright
 
+from headwise.config import GPTConfig
 from headwise.inspection.hooks import AttentionMap
 from headwise.inspection.inputs import Input
 from headwise.inspection.page.page import View, render
 from headwise.inspection.recorder import kept, page_prompt, scores_of, see
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 
 HOVER = """async () => {

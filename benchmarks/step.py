@@ -22,8 +22,8 @@ from hardware import processor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headwise.config import GPTConfig
 from headwise.inspection.hooks import capture
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
 
 SHAPES = {  # name: layers, heads, width, context, batch, vocabulary

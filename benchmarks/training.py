@@ -38,13 +38,12 @@ from hardware import processor
 from omegaconf import DictConfig
 from step import seconds
 
-from headwise.config import OptimizerConfig, TrainConfig
+from headwise.config import GPTConfig, OptimizerConfig, TrainConfig
 from headwise.data.batches import ValBatches
 from headwise.data.sampler import window_starts, windows_at
 from headwise.data.token_files import TokenFiles
 from headwise.evaluation import mean_loss
 from headwise.launch import launch
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, next_token_loss
 from headwise.training.optimizers import make_optimizer
 from headwise.training.train import make_callbacks

@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from headwise.model.config import GPTConfig
+from headwise.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import train_tokenizer
 from tests.presets import PRESETS

@@ -16,6 +16,7 @@ from headwise.model.gpt import GPT
 from headwise.training.optimizers import make_optimizer
 from headwise.training.schedules import multiplier
 from headwise.training.train import check, make_callbacks
+from headwise.validation import validate
 from tests.small import TEXT
 
 CHOICES = [
@@ -56,7 +57,7 @@ def test_every_choice_composes_and_builds(choice, tmp_path):
 @pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))
 def test_choices_of_different_groups_go_together(first, second):
     if first.split("=")[0] != second.split("=")[0]:
-        composed(first, second).validate()
+        validate(composed(first, second))
 
 
 def test_an_experiments_choices_give_way_to_the_command_line():

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ORDER = """
-errors files distributed.processes console stream tokenizer
-model.config model.layers model.position model.kv_cache model.attention model.gpt
-config checkpoint huggingface
+errors files distributed.processes console config validation stream tokenizer
+model.layers model.position model.kv_cache model.attention model.gpt
+checkpoint huggingface
 data.tokens data.surveys data.encoding data.repeats data.readers data.hub data.sources data.token_files data.sampler
 data.batches data.datamodule data.prepare
 evaluation

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 
-from headwise.config import with_new_names
+from headwise.config import GPTConfig, with_new_names
 from headwise.errors import UserError, require
 from headwise.files import path_of
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
 

@@ -1,126 +1,171 @@
-"""The typed schema behind configs/: every key, its type and its default. launch.py hands it to Hydra.
+"""The typed schema behind configs/: every key, its type, its default, its meaning and its range, in one place.
 
-Torch is not imported here, so --help answers at once.
+    config = OmegaConf.to_object(composed)      # launch.py composes it from configs/ and the command line
+    validate(config)                            # validation.py
+
+Neither torch nor OmegaConf is imported here, so that `headwise --help` answers at once.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-from headwise.errors import require
-from headwise.model.config import GPTConfig
+
+def key(default: Any, meaning: str, **bounds: float) -> Any:
+    """Return a field with its meaning and, of a number, its range: `at_least`, `above`, `at_most`, `below`. A callable
+    default makes the value of each instance."""
+    metadata = {"meaning": meaning, "bounds": bounds}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class GPTConfig:
+    """Sizes and kinds of one model. The defaults are GPT-2's kinds at a laptop's size. Kinds are names in tables:
+    `position` in model/position.py, `norm` and `mlp` in model/layers.py, `attention` in model/attention.py, `init` in
+    model/gpt.py."""
+
+    vocab_size: int = key(0, "number of distinct tokens; 0: the tokenizer's", at_least=0)
+    block_size: int = key(128, "longest sequence that the model sees, in tokens", at_least=2)
+    n_layer: int = key(4, "number of blocks", at_least=1)
+    n_head: int = key(4, "number of query heads in each layer", at_least=1)
+    n_kv_head: int | None = key(None, "key/value heads, shared by groups of query heads; null: n_head", at_least=1)
+    n_embd: int = key(128, "width of the residual stream", at_least=1)
+    head_dim: int | None = key(None, "width of one head's q, k and v; null: n_embd / n_head", at_least=1)
+    n_inner: int | None = key(None, "width of the feed-forward network; null: 4 n_embd, with swiglu 8/3", at_least=1)
+    attention: str = key("softmax", "softmax, relu")
+    position: str = key("learned", "learned, sinusoidal, rotary, none")
+    norm: str = key("layernorm", "layernorm, rmsnorm")
+    mlp: str = key("gelu", "gelu, swiglu, relu2, none")
+    init: str = key("scaled_normal", "scaled_normal, zero_output")
+    bias: bool = key(True, "biases in linear layers and LayerNorm")
+    qk_norm: bool = key(False, "normalise each head's queries and keys before the scores")
+    tie_embeddings: bool = key(True, "the unembedding is the embedding's own matrix")
+    norm_eps: float = key(1e-5, "added to the variance in norms", above=0)
+    rope_theta: float = key(10000.0, "base of the rotary wavelengths; the longest is about 2 pi times this", above=0)
+    dropout: float = key(0.0, "dropout probability", at_least=0, below=1)
+
+    @property
+    def kv_heads(self) -> int:
+        """Return the number of key/value heads."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_width(self) -> int:
+        """Return the width of one head's queries, keys and values (d_k)."""
+        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
 
 
 @dataclass
 class TokenizerConfig:
-    kind: str = "char"  # char, byte, bpe, file
-    vocab_size: int = 1024  # for bpe; char has as many tokens as the text has characters, byte 256
-    path: str | None = None  # for file: a tokenizer.json, or a folder or Hub name of one
+    kind: str = key("char", "char, byte, bpe, file")
+    vocab_size: int = key(1024, "number of tokens of bpe; byte has 256", at_least=256, at_most=1 << 24)
+    path: str | None = key(None, "for file: a tokenizer.json, or a folder or Hub name of one")
 
 
 @dataclass
 class DataConfig:
-    source: str = "python_docs"  # python_docs, files, hub, repeats
-    path: str | None = None  # for files: a text file, a folder of them, or a glob
-    url: str | None = None  # for files: where data.path is fetched from if it is not there yet
-    skip_bad: bool = False  # leave out files that cannot be read, rather than stop
-    name: str | None = None  # for hub: the dataset, such as roneneldan/TinyStories
-    config: str | None = None  # for hub: its configuration, where it has several
-    split: str = "train"  # for hub: the split to train on
-    val_split: str | None = None  # for hub: the split to validate on; null: hold out a part
-    streaming: bool = False  # for hub: read rows over the network and keep their tokens alone
-    column: str = "text"  # of .jsonl, .csv, .parquet and hub: the one that holds the text
-    join_rows: bool = False  # all rows are lines of one document; false: each is a document, which a token ends
-    max_documents: int | None = None  # take so many of each text, the first
-    val_path: str | None = None  # validate on this text instead of holding out a part
-    val_fraction: float = 0.1  # held out for validation
-    split_by: str = "characters"  # the last characters; documents: whole ones, evenly spaced
-    batch_size: int = 32  # windows for each forward pass
-    global_batch_size: int | None = None  # windows for each optimizer step; null: batch_size x devices
-    val_tokens: int | None = None  # validate on so many tokens while training; null: the whole split
-    cache_dir: str = "data/cache"  # packed tokens, reused
-    num_proc: int | None = None  # processes that tokenize; null: threads
+    source: str = key("python_docs", "python_docs, files, hub, repeats")
+    path: str | None = key(None, "for files: a text file, a folder of them, or a glob")
+    url: str | None = key(None, "for files: where data.path is downloaded from if it does not exist")
+    skip_bad: bool = key(False, "leave out files that cannot be read, instead of stopping")
+    name: str | None = key(None, "for hub: the dataset, such as roneneldan/TinyStories")
+    config: str | None = key(None, "for hub: its configuration, where it has several")
+    split: str = key("train", "for hub: the split to train on")
+    val_split: str | None = key(None, "for hub: the split to validate on; null: hold out a part")
+    streaming: bool = key(False, "for hub: read rows over the network and store their tokens only")
+    column: str = key("text", "of .jsonl, .csv, .parquet and hub: the column that holds the text")
+    join_rows: bool = key(False, "all rows are lines of one document; false: each row is a document")
+    max_documents: int | None = key(None, "use the first so many documents of each text", at_least=1)
+    val_path: str | None = key(None, "validate on this text instead of holding out a part")
+    val_fraction: float = key(0.1, "part that is held out for validation", above=0, below=1)
+    split_by: str = key("characters", "characters: hold out the last; documents: hold out whole ones, evenly spaced")
+    batch_size: int = key(32, "windows in each forward pass", at_least=1)
+    global_batch_size: int | None = key(None, "windows in each optimizer step; null: batch_size x devices", at_least=1)
+    val_tokens: int | None = key(None, "validate on so many tokens while training; null: all", at_least=1)
+    cache_dir: str = key("data/cache", "folder of token files, reused by later runs")
+    num_proc: int | None = key(None, "processes that tokenize; null: threads", at_least=1)
 
 
 @dataclass
 class OptimizerConfig:
-    kind: str = "adamw"  # adamw, muon
-    lr: float = 1e-3  # AdamW's
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    muon_lr: float = 0.02  # of the matrices inside the blocks, with kind=muon
-    muon_momentum: float = 0.95
-    muon_weight_decay: float = 0.0
-    ns_steps: int = 5  # of Newton and Schulz
+    kind: str = key("adamw", "adamw, muon")
+    lr: float = key(1e-3, "AdamW's learning rate", above=0)
+    beta1: float = key(0.9, "AdamW's decay of the first moment", at_least=0, below=1)
+    beta2: float = key(0.99, "AdamW's decay of the second moment", at_least=0, below=1)
+    eps: float = key(1e-8, "AdamW's term against division by zero", above=0)
+    weight_decay: float = key(0.1, "AdamW's weight decay, of matrices", at_least=0)
+    muon_lr: float = key(0.02, "Muon's learning rate, of the matrices inside the blocks", above=0)
+    muon_momentum: float = key(0.95, "Muon's momentum", at_least=0, below=1)
+    muon_weight_decay: float = key(0.0, "Muon's weight decay", at_least=0)
+    ns_steps: int = key(5, "Muon's Newton-Schulz iterations", at_least=1)
 
 
 @dataclass
 class ScheduleConfig:
-    kind: str = "cosine"  # cosine, linear, wsd, constant
-    warmup_steps: int = 100
-    min_lr_ratio: float = 0.1  # the last step's rates, as a part of the optimizer's
-    decay_fraction: float = 0.2  # for wsd: the last part of the run, in which the rates fall
+    kind: str = key("cosine", "cosine, linear, wsd, constant")
+    warmup_steps: int = key(100, "steps over which the rates rise from zero", at_least=0)
+    min_lr_ratio: float = key(0.1, "the last step's rates as a part of the optimizer's", at_least=0, at_most=1)
+    decay_fraction: float = key(0.2, "for wsd: the last part of the run, in which rates fall", above=0, at_most=1)
 
 
 @dataclass
 class TrainerConfig:
     """Flags of lightning.Trainer; val_check_interval and log_every_n_steps count optimizer steps."""
 
-    max_steps: int = 2000
-    max_time: str | None = None  # DD:HH:MM:SS
-    accelerator: str = "auto"
-    devices: Any = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "auto"  # auto, 32-true, bf16-mixed, bf16-true, 64-true
-    val_check_interval: int = 250
-    log_every_n_steps: int = 10
-    gradient_clip_val: float | None = 1.0
-    deterministic: bool | None = None
-    benchmark: bool | None = None
-    detect_anomaly: bool = False
-    inference_mode: bool = True
-    profiler: str | None = None  # simple, advanced
+    max_steps: int = key(2000, "optimizer steps", at_least=1)
+    max_time: str | None = key(None, "stop after DD:HH:MM:SS")
+    accelerator: str = key("auto", "auto, cpu, gpu, mps")
+    devices: Any = key(1, "number of devices, or auto")
+    num_nodes: int = key(1, "number of machines, started by torchrun or srun", at_least=1)
+    strategy: str = key("auto", "auto, ddp, fsdp")
+    precision: str = key("auto", "auto, 32-true, bf16-mixed, bf16-true, 64-true")
+    val_check_interval: int = key(250, "optimizer steps from one validation to the next", at_least=1)
+    log_every_n_steps: int = key(10, "optimizer steps from one row of metrics.csv to the next", at_least=1)
+    gradient_clip_val: float | None = key(1.0, "largest norm of the gradient; null: no limit", above=0)
+    deterministic: bool | None = key(None, "use deterministic kernels only")
+    benchmark: bool | None = key(None, "let cuDNN choose the fastest kernels")
+    detect_anomaly: bool = key(False, "stop at the first NaN in a backward pass")
+    inference_mode: bool = key(True, "validate in torch.inference_mode")
+    profiler: str | None = key(None, "simple, advanced")
 
 
 @dataclass
 class LoggerConfig:
-    kind: str = "wandb"  # wandb, tensorboard, csv, none; the run's folder has metrics.csv with each of them
-    project: str = "headwise"
-    name: str | None = None  # null: the run folder's name
-    entity: str | None = None
+    kind: str = key("wandb", "wandb, tensorboard, csv, none; metrics.csv is written with each of them")
+    project: str = key("headwise", "W&B project")
+    name: str | None = key(None, "name of the run; null: that of its folder")
+    entity: str | None = key(None, "W&B user or team")
 
 
 @dataclass
 class AttentionConfig:
-    every_n_steps: int | None = 250  # null: no maps
-    prompts: list[str] = field(default_factory=list)  # empty: a stretch of the validation text
+    every_n_steps: int | None = key(250, "steps from one set of attention maps to the next; null: none", at_least=1)
+    prompts: list[str] = key(list, "texts whose maps are drawn; empty: a part of the validation text")
 
 
 @dataclass
 class CheckpointConfig:
-    every_n_steps: int | None = None  # last.ckpt between validations too; it is written at each one anyway
+    every_n_steps: int | None = key(None, "write last.ckpt every n steps too, not only at validations", at_least=1)
 
 
 @dataclass
 class EarlyStoppingConfig:
-    patience: int | None = None  # stop after so many validations without a new best; null: never
+    patience: int | None = key(None, "stop after so many validations without a new best; null: never", at_least=1)
 
 
 @dataclass
 class SamplesConfig:
-    every_n_steps: int | None = 250  # null: no samples
-    tokens: int = 200
-    prompt: str | None = None  # null: a stretch of the validation text
-    temperature: float = 0.8
+    every_n_steps: int | None = key(250, "steps from one text sample to the next; null: none", at_least=1)
+    tokens: int = key(200, "tokens of each sample", at_least=0)
+    prompt: str | None = key(None, "text that samples continue; null: a part of the validation text")
+    temperature: float = key(0.8, "sampling temperature", at_least=0)
 
 
 @dataclass
@@ -131,60 +176,17 @@ class CallbacksConfig:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
 
 
-class Checked:
-    """A configuration that can say which of its values is wrong."""
-
-    tokenizer: TokenizerConfig
-    data: DataConfig
-
-    def check(self, key: str, right: Callable[[Any], bool], rule: str) -> None:
-        """Raise UserError naming the key, its value and the rule, unless the value is null or right."""
-        value = attrgetter(key)(self)
-        require(value is None or right(value), f"{key}={value} {rule}")
-
-    def check_text(self) -> None:
-        """Raise UserError for what is wrong about the text and its tokenizer, before any of it is read."""
-        source, kind, data = self.data.source, self.tokenizer.kind, self.data
-        for owner, names in (("files", ("path", "url")), ("hub", ("name", "config", "val_split"))):
-            for name in names:
-                value, rule = getattr(data, name), f"is for data={owner}, and the text is that of {source}"
-                require(value is None or source == owner, f"data.{name}={value} {rule}; add data={owner}")
-        rule = f"is for tokenizer=file, and the tokenizer is {kind}; add tokenizer=file"
-        require(self.tokenizer.path is None or kind == "file", f"tokenizer.path={self.tokenizer.path} {rule}")
-        self.check("tokenizer.vocab_size", lambda value: value >= 256, "must be at least 256, one token for each byte")
-        self.check("tokenizer.vocab_size", lambda value: value <= 1 << 24, "must be at most 16,777,216")
-        self.check("data.cache_dir", bool, "is empty; give a folder")
-        for name in ("column", "join_rows", "max_documents", "skip_bad"):
-            value, usual = getattr(data, name), getattr(DataConfig, name)
-            own = value == usual or source in ("files", "hub")
-            require(own, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
-        for key in ("data.max_documents", "data.num_proc"):
-            self.check(key, lambda value: value >= 1, "must be at least 1")
-        self.check("data.val_fraction", lambda value: 0 < value < 1, "must be above 0 and below 1")
-        val = data.val_path or data.val_split
-        require(not data.val_path or not data.val_split, "data.val_path and data.val_split are two; give one of them")
-        require(
-            not data.streaming or bool(val) or data.split_by == "documents",
-            f"data.split_by={data.split_by} needs the length of the text, which data.streaming=true does not know; "
-            "give data.split_by=documents, or data.val_split",
-        )
-
-
 @dataclass
-class PrepareConfig(Checked):
+class PrepareConfig:
     """All of configs/prepare.yaml."""
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    plot: bool = False  # draw how long documents and how frequent tokens are
-
-    def validate(self) -> None:
-        """Raise UserError for a number out of its range."""
-        self.check_text()
+    plot: bool = key(False, "draw the lengths of documents and the frequencies of tokens")
 
 
 @dataclass
-class TrainConfig(Checked):
+class TrainConfig:
     """All of configs/train.yaml."""
 
     model: GPTConfig = field(default_factory=GPTConfig)
@@ -195,65 +197,28 @@ class TrainConfig(Checked):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
-    seed: int = 1337
-    threads: int | None = None  # CPU threads; null: torch's choice
-    compile: Any = "auto"  # auto (where the run is long enough to repay it), true, false
-    estimate: bool = False  # say what the run will take, and stop
-    init_from: str | None = None  # start from this model: a run, a .ckpt file, a Hugging Face folder or Hub name
-    resume: str | None = None  # auto, a run's folder or a checkpoint
-    run_dir: str = "???"
-
-    def validate(self) -> None:
-        """Raise UserError for a number out of its range. The tables of kinds are checked where they live."""
-        self.model.validate()
-        for key in (
-            *("data.batch_size", "data.global_batch_size", "threads", "trainer.max_steps", "optimizer.ns_steps"),
-            *("trainer.val_check_interval", "trainer.log_every_n_steps", "callbacks.attention.every_n_steps"),
-            *("callbacks.checkpoint.every_n_steps", "callbacks.samples.every_n_steps", "data.val_tokens"),
-            "callbacks.early_stopping.patience",
-        ):
-            self.check(key, lambda value: value >= 1, "must be at least 1")
-        for key in (
-            *("optimizer.weight_decay", "optimizer.muon_weight_decay", "schedule.warmup_steps"),
-            *("callbacks.samples.tokens", "callbacks.samples.temperature"),
-        ):
-            self.check(key, lambda value: value >= 0, "must be at least 0")
-        self.check("init_from", lambda value: value.strip(), "names nothing; give a model, or leave it out")
-        self.check_text()
-        self.check("seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
-        for key in ("optimizer.lr", "optimizer.muon_lr", "optimizer.eps", "trainer.gradient_clip_val"):
-            self.check(key, lambda value: 0 < value < math.inf, "must be above 0, and a number")
-        for key in ("optimizer.beta1", "optimizer.beta2", "optimizer.muon_momentum"):
-            self.check(key, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
-        self.check("schedule.decay_fraction", lambda value: 0 < value <= 1, "must be above 0 and at most 1")
-        self.check("schedule.min_lr_ratio", lambda value: 0 <= value <= 1, "must lie between 0 and 1")
-
-    def global_batch(self, devices: int) -> int:
-        """Windows for each optimizer step, over all devices."""
-        return self.data.global_batch_size or self.data.batch_size * devices
-
-    def accumulate(self, devices: int) -> int:
-        """Forward passes of each device for each optimizer step. Raises UserError if the batches do not divide."""
-        whole, part = self.global_batch(devices), self.data.batch_size * devices
-        each = f"data.batch_size={self.data.batch_size}" + (f" x {devices} devices" if devices > 1 else "")
-        require(whole % part == 0, f"data.global_batch_size={whole} is not divisible by {each}")
-        return whole // part
+    seed: int = key(1337, "seed of weights, batches and dropout", at_least=0, below=1 << 32)
+    threads: int | None = key(None, "CPU threads; null: torch's choice", at_least=1)
+    compile: Any = key("auto", "auto (where the run is long enough to gain by it), true, false")
+    estimate: bool = key(False, "print what the run will take, and stop")
+    init_from: str | None = key(None, "start from this model: a run, a .ckpt file, a Hugging Face folder or Hub name")
+    resume: str | None = key(None, "auto, a run's folder or a checkpoint")
+    run_dir: str = key("???", "folder of the results")
 
 
 @dataclass
 class SearchConfig:
-    """What scripts/sweep.py tries, and how."""
+    """What a sweep tries, and how."""
 
-    space: dict[str, Any] = field(default_factory=dict)  # key: [choices] or {low, high, log, step}; see sweep/space.py
-    n_trials: int | None = None  # those that failed or were pruned included; null: 20, with grid every combination
-    sampler: str = "tpe"  # tpe, random, grid
-    pruner: str = "halving"  # halving, none
-    # At each rung one trial of so many goes on, and the next rung comes after so many times the steps.
-    reduction_factor: int = 3
-    min_steps: int | None = None  # the first rung; null: trainer.val_check_interval
-    seed: int = 0  # of the sampler
-    n_jobs: int = 1  # processes that train at a time; 0: train, and leave the report to another
-    storage: str | None = None  # the journal that all processes share; null: study/journal.log in run_dir
+    space: dict[str, Any] = key(dict, "key: [choices] or {low, high, log, step}")
+    n_trials: int | None = key(None, "failed and pruned ones included; null: 20, with grid all", at_least=1)
+    sampler: str = key("tpe", "tpe, random, grid")
+    pruner: str = key("halving", "halving, none")
+    reduction_factor: int = key(3, "at each rung one trial of so many continues; factor between rungs", at_least=2)
+    min_steps: int | None = key(None, "steps of the first rung; null: trainer.val_check_interval", at_least=1)
+    seed: int = key(0, "seed of the sampler", at_least=0, below=1 << 32)
+    n_jobs: int = key(1, "processes that train at the same time; 0: train, and leave the report to another", at_least=0)
+    storage: str | None = key(None, "journal that all processes share; null: study/journal.log in run_dir")
 
 
 @dataclass
@@ -261,20 +226,6 @@ class SweepConfig(TrainConfig):
     """All of configs/sweep.yaml: what every run has, and what varies."""
 
     sweep: SearchConfig = field(default_factory=SearchConfig)
-
-    def validate(self) -> None:
-        """Raise UserError for a number out of its range. What a run has is checked with what varies."""
-        self.check("sweep.n_trials", lambda value: value >= 1, "must be at least 1")
-        self.check("sweep.min_steps", lambda value: value >= 1, "must be at least 1")
-        self.check("sweep.reduction_factor", lambda value: value >= 2, "must be at least 2")
-        self.check("sweep.n_jobs", lambda value: value >= 0, "must be at least 0")
-        self.check("sweep.seed", lambda value: 0 <= value < 1 << 32, "must be at least 0 and below 2^32")
-        where = "give the sweep's own run_dir again, and it goes on where it stood"
-        self.check("resume", lambda _: False, f"goes on with one run; {where}")
-        self.check("estimate", lambda value: not value, "is for one run: scripts/train.py estimate=true")
-        require(
-            bool(self.sweep.space), "sweep.space is empty; choose a space (--help lists them) or give sweep.space=..."
-        )
 
 
 ANY = object()  # any value, which stays as it is
@@ -314,7 +265,9 @@ def with_new_names(values: dict, prefix: str = "") -> dict:
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration, groups included, as it is written on the command line."""
+    """Yield every key of a configuration, groups included, as it is written on the command line."""
+    from omegaconf import DictConfig
+
     for key in map(str, config):
         yield f"{prefix}{key}"
         child = config._get_node(key)

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from headwise import checkpoint as native
 from headwise.checkpoint import Checkpoint
+from headwise.config import GPTConfig
 from headwise.console import say
 from headwise.errors import UserError, require
 from headwise.files import path_of, whole_folder, write_text
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.tokenizer import END_OF_TEXT, Tokenizer
+from headwise.validation import validate_model
 
 
 class Layout(NamedTuple):
@@ -164,7 +165,7 @@ def read_config(theirs: dict) -> tuple[GPTConfig, Layout]:
         right = type(theirs[name]) in types[ours]
         require(right, f"config.json: {name}={theirs[name]!r} is not {' or '.join(t.__name__ for t in types[ours])}")
     config = GPTConfig(**layout.kinds, **{ours: theirs[name] for ours, name in layout.sizes.items()})
-    config.validate()
+    validate_model(config)
     return config, layout
 
 

@@ -34,6 +34,7 @@ from headwise.distributed.processes import PATIENCE, agreed, end_with_parent, ra
 from headwise.errors import RunError, UserError, did_you_mean, require
 from headwise.files import leave_no_empty
 from headwise.sweep.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end
+from headwise.validation import validate
 
 # Hydra warns of it, but our launchers are named as theirs on purpose.
 warnings.filterwarnings("ignore", message="[\\s\\S]*validated against ConfigStore schema")
@@ -96,7 +97,7 @@ def launch(
         try:
             refuse_unknown(config, schema)
             typed: Any = OmegaConf.to_object(config)
-            typed.validate()
+            validate(typed)
             (folder / ENDED).unlink(missing_ok=True)
             task(config)
         except Exception as error:

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.config import TrainConfig
+from headwise.config import GPTConfig, TrainConfig
 from headwise.data.batches import TrainBatches
 from headwise.distributed.estimate import at_once, communication
-from headwise.model.config import GPTConfig
 from tests.small import ROOT, arguments, script, script_here, small_model, train
 
 STEPS = ["trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2", "schedule=constant"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from headwise.config import GPTConfig
 from headwise.inspection.hooks import capture
 from headwise.model.attention import (
     SHORT,
@@ -18,7 +19,6 @@ from headwise.model.attention import (
     relu,
     split_heads,
 )
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT
 from headwise.model.position import NoPosition
 

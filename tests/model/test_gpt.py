@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from headwise.config import GPTConfig
 from headwise.errors import UserError
 from headwise.model.attention import ATTENTIONS
-from headwise.model.config import GPTConfig
 from headwise.model.gpt import GPT, IGNORE, eval_mode, next_token_loss
 from headwise.model.kv_cache import KVCache
 from headwise.model.layers import MLPS

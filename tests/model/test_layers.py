@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from headwise.model.config import GPTConfig
+from headwise.config import GPTConfig
 from headwise.model.gpt import Block
 from headwise.model.layers import GELU, MLPS, NORMS, NoMLP, ReLU2, SwiGLU
 from headwise.model.position import NoPosition

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from headwise.model.config import GPTConfig
+from headwise.config import GPTConfig
 from headwise.model.position import POSITIONS, LearnedPosition, NoPosition, RotaryPosition, SinusoidalPosition
 
 CONFIG = GPTConfig(n_embd=42, n_head=3, block_size=19)

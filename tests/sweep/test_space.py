@@ -9,6 +9,7 @@ from headwise.errors import UserError
 from headwise.launch import CONFIGS, register
 from headwise.model.gpt import GPT
 from headwise.sweep.space import combinations, grid, read_space
+from headwise.validation import validate
 
 READY = sorted(file.stem for file in (CONFIGS / "sweep").glob("*.yaml"))
 
@@ -95,7 +96,7 @@ def test_every_choice_and_end_of_a_ready_space_is_a_model_that_can_be_trained(na
         sweep = OmegaConf.to_object(compose("sweep", [f"sweep={name}", "run_dir=x"])).sweep
         space = read_space(sweep.space)
         for end in (end for one in space for end in one.ends()):
-            OmegaConf.to_object(compose("train", ["run_dir=x", *end])).validate()
+            validate(OmegaConf.to_object(compose("train", ["run_dir=x", *end])))
 
 
 def test_the_shapes_of_the_ready_space_have_the_same_parameters():

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from headwise.config import TrainConfig
+from headwise.config import GPTConfig, TrainConfig
 from headwise.errors import UserError
-from headwise.model.config import GPTConfig
 from headwise.training.choices import check, run_flops, settle
 
 

@@ -13,11 +13,12 @@ from headwise.config import TrainConfig
 from headwise.model.gpt import GPT, next_token_loss
 from headwise.training.choices import PRECISIONS
 from headwise.training.optimizers import make_optimizer
+from headwise.validation import batch_arithmetic
 
 
 def plan(config: TrainConfig, devices: int, model: GPT, counts: dict[str, int]) -> list[str]:
     """Lines on what the run will do, known without trying; `counts` are the tokens of each split."""
-    step = config.global_batch(devices) * config.model.block_size
+    step = batch_arithmetic(config.data, devices)[0] * config.model.block_size
     seen, flops = step * config.trainer.max_steps, model.flops_per_token()
     return [
         f"parameters       {model.n_parameters():,}; {seen / model.n_parameters():.3g} tokens to train on for each one",
@@ -44,7 +45,7 @@ def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device
     optimizer = make_optimizer(model, config.optimizer)
     shape = (config.data.batch_size, config.model.block_size + 1)
     ids = torch.randint(config.model.vocab_size, shape, device=device)
-    accumulate, kept, activations = config.accumulate(devices), dict[int, int](), 0
+    accumulate, kept, activations = batch_arithmetic(config.data, devices)[1], dict[int, int](), 0
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ def communication(config: TrainConfig, devices: int, model: GPT) -> str:
     """A line on what each device sends in a step, and receives as well. An all-gather or a reduce-scatter of s bytes
     over N devices is (N - 1) / N s from each, in a ring; an all-reduce is one of both (Patarasuk & Yuan 2009)."""
     once = size_of(model.parameters()) * (devices - 1) / devices
-    passes = config.accumulate(devices)
+    passes = batch_arithmetic(config.data, devices)[1]
     sent, how = 2 * once, "gradients are averaged once"
     if config.trainer.strategy == "fsdp":
         sent, how = 3 * once * passes, "weights are gathered twice and gradients scattered once"

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headwise.config import GPTConfig
 from headwise.errors import choose
-from headwise.model.config import GPTConfig
 from headwise.model.kv_cache import LayerCache
 from headwise.model.layers import NORMS
 from headwise.model.position import Angles, NoPosition

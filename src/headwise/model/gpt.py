@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from headwise.config import GPTConfig
 from headwise.errors import choose, require
 from headwise.model.attention import CausalSelfAttention, causal_mask
-from headwise.model.config import GPTConfig
 from headwise.model.kv_cache import KVCache, LayerCache
 from headwise.model.layers import MLPS, NORMS
 from headwise.model.position import POSITIONS, Angles, NoPosition
+from headwise.validation import validate_model
 
 IGNORE = -100  # a target that does not count
 WRITES_TO_STREAM = ("attention.out.weight", "mlp.down.weight")  # what a block adds to the residual stream
@@ -56,7 +57,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        config.validate()
+        validate_model(config)
         require(config.vocab_size >= 1, f"model.vocab_size={config.vocab_size} must be at least 1")
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)

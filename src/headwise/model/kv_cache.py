@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from headwise.model.config import GPTConfig
+from headwise.config import GPTConfig
 
 
 class LayerCache(NamedTuple):

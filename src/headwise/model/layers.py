@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.model.config import GPTConfig
+from headwise.config import GPTConfig
 
 
 def layer_norm(width: int, config: GPTConfig) -> nn.Module:

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from headwise.model.config import GPTConfig
+from headwise.config import GPTConfig
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines, [(B,) 1, T, D/2] each
 

@@ -10,6 +10,7 @@ from headwise.config import TrainConfig
 from headwise.console import say
 from headwise.errors import choose, require
 from headwise.model.gpt import GPT
+from headwise.validation import batch_arithmetic
 
 PRECISIONS = {  # what is known to train rightly; float16 needs a loss scale that the optimizer does not undo
     "32-true": torch.float32,
@@ -44,7 +45,7 @@ def run_flops(config: TrainConfig, devices: int) -> float:
     """Operations of the whole training, once model.vocab_size is known."""
     with torch.device("meta"):
         model = GPT(config.model)
-    tokens = config.global_batch(devices) * config.model.block_size * config.trainer.max_steps
+    tokens = batch_arithmetic(config.data, devices)[0] * config.model.block_size * config.trainer.max_steps
     return model.flops_per_token() * tokens
 
 

@@ -48,6 +48,7 @@ from headwise.training.optimizers import OPTIMIZERS
 from headwise.training.resume import find_resume, refuse_another_run, why_finished
 from headwise.training.schedules import SCHEDULES
 from headwise.training.summary import git_commit, summarize, versions
+from headwise.validation import batch_arithmetic, validate
 
 KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=gpt2 or model=qwen3 stands for
 
@@ -91,7 +92,7 @@ def quieten() -> None:
 def check(config: TrainConfig) -> L.Trainer:
     """Raise UserError for whatever can be known to be wrong before any work is done. The trainer that comes back is
     good for asking what devices there are."""
-    config.validate()
+    validate(config)
     prepare.check(config.data, config.tokenizer)
     choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
     choose("schedule.kind", config.schedule.kind, SCHEDULES)
@@ -101,7 +102,7 @@ def check(config: TrainConfig) -> L.Trainer:
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
     trainer = make_trainer(config, accumulate=1, watchers=[], logger=None)
     devices.check(config, trainer)
-    config.accumulate(trainer.world_size)
+    batch_arithmetic(config.data, trainer.world_size)[1]
     return trainer
 
 
@@ -136,8 +137,8 @@ def train_there(composed: DictConfig, place: Place, watchers: Sequence[L.Callbac
     before = earlier["config"] if earlier else None
     if earlier and before and earlier.get("devices", 1) != world:  # a run keeps it, whatever its devices
         config.data.global_batch_size = config.data.global_batch_size or before["data"]["global_batch_size"]
-    config.data.global_batch_size = config.global_batch(world)
-    config.accumulate(world)
+    config.data.global_batch_size = batch_arithmetic(config.data, world)[0]
+    batch_arithmetic(config.data, world)[1]
     start = adopt(config, resume_from or config.init_from, place.overrides) if config.init_from else None
     packed = first_then_others("text", lambda: packed_text(config, start))
     choices.settle(config, device.type, world, before)
@@ -151,7 +152,7 @@ def train_there(composed: DictConfig, place: Place, watchers: Sequence[L.Callbac
             return json.loads((folder / "summary.json").read_text(encoding="utf-8")) if first else None
     L.seed_everything(config.seed, verbose=False)
     model = start.model.train() if start else GPT(config.model)
-    lines, accumulate = plan(config, world, model, packed.manifest["tokens"]), config.accumulate(world)
+    lines, accumulate = plan(config, world, model, packed.manifest["tokens"]), batch_arithmetic(config.data, world)[1]
     about = {"config": plain, "devices": world, "data": packed.key, "text": packed.manifest["text"]}
     about |= {"versions": versions(), "git_commit": git_commit()}
     module = TrainingModule(
@@ -266,7 +267,7 @@ def make_callbacks(
     recorder = Recorder(folder / "attention", tokenizer, shown + others, str(folder), partial(losses, metrics))
     sample = wanted.samples
     start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own[:32]
-    tokens_per_step, patience = config.global_batch(devices) * block_size, wanted.early_stopping.patience
+    tokens_per_step, patience = batch_arithmetic(config.data, devices)[0] * block_size, wanted.early_stopping.patience
     watch, checkpoints = Stopwatch(), folder / "checkpoints"
     return [
         MetricsLog(metrics, config.trainer.log_every_n_steps, val_every, tokens_per_step, peak, watch),

@@ -1,0 +1,101 @@
+"""What can be known to be wrong with a configuration by itself: each value against its range, and keys that do not go
+together.
+
+    validate(config)        # raises UserError with the key, the value and what to give instead
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from headwise.config import DataConfig, GPTConfig, PrepareConfig, SweepConfig, TokenizerConfig, TrainConfig
+from headwise.errors import require
+
+
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Raise UserError naming the first key, below `prefix`, whose value is out of its range. Null has no range."""
+    for one in fields(config):
+        value, name = getattr(config, one.name), f"{prefix}{one.name}"
+        if is_dataclass(value):
+            check_ranges(value, f"{name}.")
+        elif one.metadata.get("bounds") and value is not None:
+            bounds = one.metadata["bounds"]
+            inside = all(WITHIN[bound](value, limit) for bound, limit in bounds.items()) and math.isfinite(value)
+            require(inside, f"{name}={value} must be {range_in_words(bounds)}")
+
+
+WITHIN = {
+    "at_least": lambda value, limit: value >= limit,
+    "above": lambda value, limit: value > limit,
+    "at_most": lambda value, limit: value <= limit,
+    "below": lambda value, limit: value < limit,
+}
+
+
+def range_in_words(bounds: dict[str, float]) -> str:
+    """Return a range as it stands in messages and in the help: 'at least 0 and below 1'."""
+    return " and ".join(f"{bound.replace('_', ' ')} {limit:,}" for bound, limit in bounds.items())
+
+
+def validate(config: TrainConfig | PrepareConfig | SweepConfig) -> None:
+    """Raise UserError for whatever is wrong with a configuration by itself. What the runs of a sweep share is checked
+    with what varies, once for each end of the space."""
+    if isinstance(config, SweepConfig):
+        check_ranges(config.sweep, "sweep.")
+        again = "give the sweep's own run_dir again to continue it"
+        require(config.resume is None, f"resume={config.resume} continues a single run; {again}")
+        require(not config.estimate, f"estimate={config.estimate} is for a single run: train estimate=true")
+        empty = "sweep.space is empty; choose a space (--help lists them) or give sweep.space=..."
+        require(bool(config.sweep.space), empty)
+        return
+    check_ranges(config)
+    validate_text(config.data, config.tokenizer)
+    if isinstance(config, TrainConfig):
+        validate_model(config.model)
+        named = config.init_from is None or bool(config.init_from.strip())
+        require(named, f"init_from={config.init_from} names nothing; give a model, or leave it out")
+
+
+def validate_model(config: GPTConfig) -> None:
+    """Raise UserError for values out of range, and for sizes that do not go together."""
+    check_ranges(config, "model.")
+    n_embd, n_head, width = config.n_embd, config.n_head, config.head_width
+    require(config.head_dim is not None or n_embd % n_head == 0, f"model.n_embd={n_embd} is not divisible by {n_head=}")
+    shared = n_head % config.kv_heads == 0
+    require(shared, f"model.n_head={n_head} is not divisible by n_kv_head={config.n_kv_head}")
+    even = config.position != "rotary" or width % 2 == 0
+    require(even, f"model.position=rotary rotates pairs of features, but the head's width is odd: {width}")
+
+
+def validate_text(data: DataConfig, tokenizer: TokenizerConfig) -> None:
+    """Raise UserError for keys of the text and its tokenizer that do not go together."""
+    source, kind = data.source, tokenizer.kind
+    for owner, names in (("files", ("path", "url")), ("hub", ("name", "config", "val_split"))):
+        for name in names:
+            value, rule = getattr(data, name), f"is for data={owner}, and the text is that of {source}"
+            require(value is None or source == owner, f"data.{name}={value} {rule}; add data={owner}")
+    rule = f"is for tokenizer=file, and the tokenizer is {kind}; add tokenizer=file"
+    require(tokenizer.path is None or kind == "file", f"tokenizer.path={tokenizer.path} {rule}")
+    require(bool(data.cache_dir), f"data.cache_dir={data.cache_dir} is empty; give a folder")
+    for name in ("column", "join_rows", "max_documents", "skip_bad"):
+        value, usual = getattr(data, name), getattr(DataConfig, name)
+        own = value == usual or source in ("files", "hub")
+        require(own, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
+    require(not data.val_path or not data.val_split, "data.val_path and data.val_split are two; give one of them")
+    require(
+        not data.streaming or bool(data.val_path or data.val_split) or data.split_by == "documents",
+        f"data.split_by={data.split_by} needs the length of the text, which data.streaming=true does not know; "
+        "give data.split_by=documents, or data.val_split",
+    )
+
+
+def batch_arithmetic(data: DataConfig, n_devices: int) -> tuple[int, int]:
+    """Return the windows of each optimizer step over all devices, and the forward passes of each device for it. Raises
+    UserError if the batches do not divide."""
+    at_once = data.batch_size * n_devices
+    whole = data.global_batch_size or at_once
+    each = f"data.batch_size={data.batch_size}" + (f" x {n_devices} devices" if n_devices > 1 else "")
+    require(whole % at_once == 0, f"data.global_batch_size={whole} is not divisible by {each}")
+    return whole, whole // at_once
