@@ -24,9 +24,9 @@ def parser() -> Parser:
 
 
 def main(flags: argparse.Namespace) -> None:
+    from headwise.checkpoint import load
     from headwise.errors import require
     from headwise.files import output_path, whole, write_text
-    from headwise.huggingface import open_model
     from headwise.inspection.page.page import render
     from headwise.inspection.snapshot import heads_of, reading_of, sheet_of, view_of
     from headwise.inspection.tables import console_of, show_heads, show_walk
@@ -39,7 +39,7 @@ def main(flags: argparse.Namespace) -> None:
     require(asked, "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png")
     page = output_path(flags.output, "--output", ".html", ".htm") if flags.output is not None else None
     sheet = output_path(flags.png, "--png", ".png") if flags.png is not None else None
-    checkpoint = open_model(flags.checkpoint)
+    checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
     reading = reading_of(checkpoint, flags.prompt, "--prompt")
     start, told, console = {}, dict[str, Any](checkpoint=str(checkpoint.path)), console_of()

@@ -25,19 +25,19 @@ def parser() -> Parser:
 
 
 def main(flags: argparse.Namespace) -> None:
+    from headwise.checkpoint import load
     from headwise.config import DataConfig
     from headwise.data.sources import files, read_text
     from headwise.errors import require
     from headwise.evaluation import measure
     from headwise.generation.fast import for_inference
-    from headwise.huggingface import open_model
     from headwise.stream import source_of
 
     require(
         flags.data is None or not flags.split,
         f"--split {flags.split} is a part of the training's text; leave out --data",
     )
-    checkpoint = open_model(flags.checkpoint)
+    checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
     about = checkpoint.about
     if flags.data is not None:

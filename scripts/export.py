@@ -15,10 +15,11 @@ def parser() -> Parser:
 
 
 def main(flags: argparse.Namespace) -> None:
+    from headwise.checkpoint import load
     from headwise.files import path_of
-    from headwise.huggingface import export, open_model
+    from headwise.huggingface import export
 
-    checkpoint = open_model(flags.checkpoint)
+    checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
     export(checkpoint, path_of(flags.output, "--output").resolve())
     print(flags.output)

@@ -46,13 +46,13 @@ def parser() -> Parser:
 
 
 def main(flags: argparse.Namespace) -> None:
+    from headwise.checkpoint import load
     from headwise.errors import require
     from headwise.files import output_path
     from headwise.generation.chat import Session, talk
     from headwise.generation.fast import for_inference
     from headwise.generation.generate import check
     from headwise.generation.sampling import Sampling
-    from headwise.huggingface import open_model
 
     temperature = 0.0 if flags.greedy else flags.temperature
     sampling = Sampling(flags.repetition_penalty, temperature, flags.top_k, flags.top_p, flags.min_p)
@@ -66,7 +66,7 @@ def main(flags: argparse.Namespace) -> None:
         several = flags.num_samples > 1 or len(flags.prompt) > 1
         alone = not (several or flags.json or page or flags.prompt_file == "-")
         require(alone, "--interactive goes on with one text: no --json, --attention, --prompt-file -, several samples")
-    checkpoint = open_model(flags.checkpoint)
+    checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
     prompts = prompts_of(flags, checkpoint.tokenizer)
     model = for_inference(checkpoint.model, flags.precision)

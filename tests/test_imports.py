@@ -23,6 +23,7 @@ training.choices training.resume training.callbacks training.summary distributed
 sweep.multirun launch sweep.space sweep.report sweep.pictures sweep.page sweep.study
 """.split()  # noqa: SIM905
 DEFERRED = {  # (module, imported later inside a function): why
+    ("checkpoint", "huggingface"): "needed for a Hugging Face folder only",
     ("sweep.report", "sweep.page"): "matplotlib is loaded for a finished sweep only",
 }
 ROOT = Path(__file__).parents[1]

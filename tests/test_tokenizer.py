@@ -146,3 +146,10 @@ def test_a_stream_that_ends_inside_a_character_says_what_came():
     stream = TextStream(tokenizer)
     assert [*map(stream.push, ids), stream.finish()] == ["a", "", "\ufffd"]
     assert tokenizer.decode(ids) == "a\ufffd"
+
+
+def test_tokenizer_ignores_the_truncation_and_padding_of_an_imported_one():
+    tokenizer = train_tokenizer("bpe", TEXT, 300)
+    tokenizer.backend.enable_truncation(5)
+    tokenizer.backend.enable_padding(length=9)
+    assert len(Tokenizer.from_json(tokenizer.to_json()).encode(TEXT)) > 100

@@ -1,48 +1,59 @@
-"""A checkpoint is self-contained: weights, model configuration, tokenizer, and where it came from.
+"""A model with its tokenizer and its origin: in a checkpoint file of ours, or a Hugging Face folder.
 
-    checkpoint = load(find("runs/quickstart/2026-11-21_10-00-00"))
-    checkpoint.model, checkpoint.tokenizer, checkpoint.about
+    checkpoint = load()                                          # the newest run under runs/
+    checkpoint = load("runs/quickstart/2026-11-21_10-00-00")     # or a .ckpt file, a Hugging Face folder, a Hub name
+    checkpoint.model, checkpoint.tokenizer, checkpoint.config
 
-It is Lightning's own file with one more entry, "headwise", of plain values; reading it needs torch and
-tokenizers alone, and runs no code from the file.
+A checkpoint file is Lightning's own with one more entry, "headwise", of plain values: the model's configuration, the
+tokenizer and facts about the run. Reading it needs torch and tokenizers alone, and runs no code from the file.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from headwise.config import GPTConfig, with_new_names
+from headwise.console import say
 from headwise.errors import UserError, require
 from headwise.files import path_of
 from headwise.model.gpt import GPT
-from headwise.tokenizer import Tokenizer
+from headwise.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 
-MODEL_PREFIX = "model."  # where the LightningModule keeps the GPT
+MODEL_PREFIX = "model."  # of the GPT's parameters in the LightningModule's state_dict
+MODEL_FILES = ["config.json", "*.safetensors*", *TOKENIZER_FILES]
 
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint holds: a model in eval mode, its tokenizer, and plain facts about its making."""
+    """A model in eval mode, its tokenizer, the file or folder that they were read from, and plain facts about it."""
 
     path: Path
     model: GPT
     tokenizer: Tokenizer
     about: dict
 
+    @property
+    def config(self) -> GPTConfig:
+        """Return the model's configuration."""
+        return self.model.config
+
 
 def describe(model: GPT, tokenizer: Tokenizer, about: dict) -> dict:
-    """The entry "headwise" of a checkpoint file. `about` holds plain values only."""
+    """Return the entry "headwise" of a checkpoint file. `about` holds plain values only."""
     return {"model": asdict(model.config), "tokenizer": tokenizer.to_json(), "about": about}
 
 
 def read(path: Path, key: str = "checkpoint") -> dict:
-    """The raw contents of a checkpoint file, or a UserError when it is none of ours; `key` is what named it."""
+    """Return the raw contents of a checkpoint file, with the keys of today's configuration. Raises UserError, naming
+    `key`, if the file is damaged or is not a checkpoint of ours."""
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no one error for a file that is cut short, or is something else
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{key}={path} cannot be read as a checkpoint; it may be damaged") from error
     require(isinstance(raw, dict) and "headwise" in raw, f"{key}={path} was not written by Headwise")
     ours = raw["headwise"]
@@ -52,29 +63,81 @@ def read(path: Path, key: str = "checkpoint") -> dict:
     return raw
 
 
-def load(path: Path, device: str = "cpu") -> Checkpoint:
-    """Read a checkpoint file; the model is in eval mode on `device`."""
-    raw = read(path)
-    ours = raw["headwise"]
-    weights = {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
-    model = GPT.from_weights(GPTConfig(**ours["model"]), weights)
-    return Checkpoint(path, model.to(device).eval(), Tokenizer.from_json(ours["tokenizer"]), ours["about"])
+def load(where: str | Path | None = None, key: str = "checkpoint") -> Checkpoint:
+    """Return the checkpoint that `where` names (see find), on the CPU. Raises UserError, naming `key`, if there is none
+    or it cannot be read."""
+    path = find(where, key)
+    if path.is_dir():
+        from headwise.huggingface import read_folder
+
+        try:
+            return read_folder(path)
+        except UserError as error:
+            raise UserError(f"{key}={where}: {error}") from error
+    raw = read(path, key)
+    ours, weights = raw["headwise"], {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
+    model = GPT.from_weights(GPTConfig(**ours["model"]), weights).eval()
+    return Checkpoint(path, model, Tokenizer.from_json(ours["tokenizer"]), ours["about"])
 
 
-def find(where: str | None = None, runs: str = "runs", key: str = "checkpoint") -> Path:
-    """The checkpoint file meant by `where`: a .ckpt file, a run's folder (its best checkpoint, else its last), or
-    None for the newest run under `runs`. `key` is where the user wrote it."""
+def find(where: str | Path | None = None, key: str = "checkpoint", runs: str = "runs") -> Path:
+    """Return the .ckpt file or Hugging Face folder that `where` names: itself, the best checkpoint of a run's folder or
+    else its last, or the copy of a model of the Hub. None is the newest run under `runs`."""
     if where is None:
-        found = sorted(Path(runs).rglob("checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
-        require(bool(found), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
-        return find(str(found[-1].parent.parent))
+        files = sorted(Path(runs).rglob("checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
+        require(bool(files), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
+        where = files[-1].parent.parent
+    where = str(where)
     path = path_of(where, key)
-    if path.is_file():
-        return path
+    named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and path.suffix != ".ckpt"
+    if named and not path.exists() and not Path(path.parts[0]).is_dir():
+        path = download(where, key, MODEL_FILES)
     right = "give a run's folder, a .ckpt file or a Hugging Face folder"
     require(bool(where) and path.exists(), f"{key}={where} does not exist; {right}")
+    if path.is_file() or (path / "config.json").is_file():
+        return path
     for name in ("best.ckpt", "last.ckpt"):
-        for folder in (path / "checkpoints", path):
-            if (folder / name).is_file():
-                return folder / name
+        for file in (path / "checkpoints" / name, path / name):
+            if file.is_file():
+                return file
     raise UserError(f"{key}={where} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {right}")
+
+
+def download(name: str, key: str, wanted: list[str]) -> Path:
+    """Return the folder of the Hub's model `name` with the files `wanted` of it, from the copy on this machine if it is
+    complete. Raises UserError, naming `key`, if it cannot be had."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        if is_complete(folder) if wanted is MODEL_FILES else any((folder / file).is_file() for file in wanted):
+            return folder
+    except (OSError, ValueError):
+        say(f"{key}={name} is no file or folder here; asking the Hub for a model of that name")
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
+    except (OSError, ValueError) as error:  # ValueError: no name that the Hub could have
+        why = str(error).strip().splitlines()[0]
+        local = "a run's folder, a .ckpt file or a Hugging Face folder" if wanted is MODEL_FILES else "a tokenizer.json"
+        raise UserError(f"{key}={name} is neither here nor to be had from the Hub ({why}); give {local}") from error
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether all files of a model are in the folder; another program may have downloaded some of them."""
+    index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
+    if index.is_file():
+        weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return all((folder / name).is_file() for name in ("config.json", *weights))
+
+
+def open_tokenizer(where: str | None, key: str = "tokenizer.path") -> Tokenizer:
+    """Return the tokenizer that `where` names: a tokenizer.json, a folder that holds one, or a model of the Hub that
+    does. Raises UserError, naming `key`, if there is none or it cannot be read."""
+    require(bool(where), f"tokenizer=file needs {key}=FILE, a tokenizer.json, or a folder or Hub name of one")
+    path = path_of(str(where), key)
+    if not path.exists():
+        path = download(str(where), key, TOKENIZER_FILES)
+    try:
+        return read_tokenizer(path)
+    except UserError as error:
+        raise UserError(f"{key}={where}: {error}") from error

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message}; --help lists every flag")
 
     def add_checkpoint(self) -> None:
-        """--checkpoint, as every script has it that reads a model (headwise.huggingface.open_model)."""
+        """--checkpoint, as every script has it that reads a model (headwise.checkpoint.load)."""
         where = "a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best"
         self.add_argument("--checkpoint", metavar="PATH", help=where)
 

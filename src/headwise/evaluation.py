@@ -34,7 +34,7 @@ def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: ValBatches) -> flo
 
 def whole_split(file: Path, packed: TokenFiles, device: str = "cpu") -> dict:
     """val_loss (nats per token) and val_bits_per_byte of a checkpoint over the whole validation split."""
-    model = checkpoint.load(file, device).model
+    model = checkpoint.load(file).model.to(device)
     loss = mean_loss(model, ValBatches(packed.tokens("val"), model.config.block_size, packed.tokenizer.vocab_size))
     return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / packed.bytes_per_token("val")}
 

@@ -1,6 +1,6 @@
 """To and from Hugging Face folders: GPT-2's layout and Qwen3's.
 
-    checkpoint = open_model("gpt2")                       # a Hub name, a folder, a run or a .ckpt file
+    checkpoint = read_folder(Path("gpt2"))                # checkpoint.load opens what it has a name for
     export(checkpoint, Path("exported"))                  # opens with AutoModelForCausalLM and AutoTokenizer
 
 Each layout is one explicit map from our modules to theirs. What a layout cannot hold is refused, never bent.
@@ -18,18 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
-from headwise import checkpoint as native
 from headwise.checkpoint import Checkpoint
 from headwise.config import GPTConfig
-from headwise.console import say
 from headwise.errors import UserError, require
-from headwise.files import path_of, whole_folder, write_text
+from headwise.files import whole_folder, write_text
 from headwise.model.gpt import GPT
-from headwise.tokenizer import END_OF_TEXT, Tokenizer
+from headwise.tokenizer import END_OF_TEXT, read_tokenizer
 from headwise.validation import validate_model
 
 
@@ -251,51 +247,6 @@ def from_theirs(theirs: dict[str, Tensor], config: GPTConfig, layout: Layout) ->
     return ours
 
 
-def open_model(where: str | None, key: str = "checkpoint") -> Checkpoint:
-    """The model that `where` means, in eval mode: a run's folder, a .ckpt file, a Hugging Face folder, or the Hub's
-    name of one; None is the newest run. `key` is where the user wrote it."""
-    path = path_of(where or "", key)
-    name = where and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and path.suffix != ".ckpt"
-    if where and name and not path.exists() and not Path(path.parts[0]).is_dir():
-        path = fetch(where, key)
-    if where and (path / "config.json").is_file():
-        try:
-            return read_folder(path)
-        except UserError as error:
-            raise UserError(f"{key}={where}: {error}") from error
-    return native.load(native.find(where, key=key))
-
-
-OF_TOKENIZER = ["tokenizer.json", "vocab.json", "merges.txt"]
-OF_MODEL = ["config.json", "*.safetensors*", *OF_TOKENIZER]
-
-
-def fetch(name: str, key: str, wanted: list[str] = OF_MODEL) -> Path:
-    """The folder of a model of the Hub, of which these files are wanted: the copy that is on this machine, or else it
-    is fetched."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if is_complete(folder) if wanted is OF_MODEL else any((folder / file).is_file() for file in wanted):
-            return folder
-    except (OSError, ValueError):
-        say(f"{key}={name} is no file or folder here; asking the Hub for a model of that name")
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
-    except (OSError, ValueError) as error:  # ValueError: no name that the Hub could have
-        why = str(error).strip().splitlines()[0]
-        local = "a run's folder, a .ckpt file or a Hugging Face folder" if wanted is OF_MODEL else "a tokenizer.json"
-        raise UserError(f"{key}={name} is neither here nor to be had from the Hub ({why}); give {local}") from error
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a model's files are all there, rather than some that another program has fetched."""
-    index = folder / "model.safetensors.index.json"
-    weights = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    return all((folder / name).is_file() for name in {"config.json", *weights})
-
-
 def read_folder(folder: Path) -> Checkpoint:
     """The model and tokenizer of a Hugging Face folder, float32, in eval mode."""
     config, layout = read_config(read_json(folder / "config.json"))
@@ -328,41 +279,6 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             raise UserError(f"{file.name} cannot be read as safetensors; it may be damaged ({error})") from error
     # GPT-2's first checkpoints were saved without the head's part of the name.
     return {f"transformer.{n}" if re.match(r"(h|ln_f|wte|wpe)\.", n) else n: tensor for n, tensor in tensors.items()}
-
-
-def open_tokenizer(where: str | None, key: str = "tokenizer.path") -> Tokenizer:
-    """The tokenizer that `where` means: a tokenizer.json, a folder that holds one, or the Hub's name of a model that
-    does. `key` is where the user wrote it."""
-    require(bool(where), f"tokenizer=file needs {key}=FILE, a tokenizer.json, or a folder or Hub name of one")
-    path = path_of(str(where), key)
-    if not path.exists():
-        path = fetch(str(where), key, OF_TOKENIZER)
-    try:
-        return read_tokenizer(path) if path.is_dir() else Tokenizer.from_json(path.read_text(encoding="utf-8"))
-    except UserError as error:
-        raise UserError(f"{key}={where}: {error}") from error
-    except Exception as error:  # tokenizers raises nothing more particular
-        raise UserError(f"{key}={where} is no tokenizer.json ({error})") from error
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer: tokenizer.json, or the vocabulary and merges of a byte-level BPE."""
-    if (folder / "tokenizer.json").is_file():
-        try:
-            return Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises bare Exceptions
-            raise UserError(f"tokenizer.json cannot be read: {error}") from error
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    require(vocab.is_file() and merges.is_file(), "there is no tokenizer.json; save the tokenizer beside the model")
-    try:
-        backend = Backend(models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as error:
-        raise UserError(f"vocab.json and merges.txt cannot be read: {error}") from error
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    if backend.token_to_id(END_OF_TEXT) is not None:
-        backend.add_special_tokens([END_OF_TEXT])
-    return Tokenizer(backend)
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -21,6 +22,7 @@ from tokenizers.decoders import DecodeStream
 from headwise.errors import UserError, choose, require
 from headwise.stream import END, Stream, pieces, stream_of
 
+TOKENIZER_FILES = ["tokenizer.json", "vocab.json", "merges.txt"]  # of a model's folder; the first, or both others
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
 EVERY_KIND = " Ab\r\n\n\t  né ne\u0301 \ufb01 \u00a0 日🦁\0ß… “x” "  # what some tokenizers change, or do not know
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -217,11 +219,17 @@ def train_char(texts: Iterator[str], vocab_size: int) -> Backend:
     return backend
 
 
+def byte_level(model: models.BPE, use_regex: bool = True) -> Backend:
+    """Return a tokenizer of GPT-2's kind: BPE over the bytes of UTF-8. `use_regex` keeps merges within words."""
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Backend:
     """GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the texts; the 256 bytes at least."""
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    backend = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -231,10 +239,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Backend:
 
 def train_byte(texts: Iterator[str], vocab_size: int) -> Backend:
     """One token for each byte of UTF-8, whose number it has; neither the texts nor vocab_size apply."""
-    backend = Backend(models.BPE(vocab=BYTES, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return backend
+    return byte_level(models.BPE(vocab=BYTES, merges=[]), use_regex=False)
 
 
 Train = Callable[[Iterator[str], int], Backend]
@@ -248,5 +253,23 @@ def train_tokenizer(kind: str, text: str | Stream, vocab_size: int = 1024, sever
     every = (piece for piece in pieces(stream) if piece is not END)
     backend = choose("tokenizer.kind", kind, TOKENIZERS)(every, vocab_size)
     if several:
+        backend.add_special_tokens([END_OF_TEXT])
+    return Tokenizer(backend)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json, or of a folder: of its tokenizer.json, or else of the vocab.json and
+    merges.txt of a byte-level BPE. Raises UserError if there is none or it cannot be read."""
+    file, parts = path / TOKENIZER_FILES[0] if path.is_dir() else path, [path / name for name in TOKENIZER_FILES[1:]]
+    found = file.is_file() or all(part.is_file() for part in parts)
+    require(found, "there is no tokenizer.json; save the tokenizer beside the model")
+    try:
+        if file.is_file():
+            return Tokenizer.from_json(file.read_text(encoding="utf-8"))
+        backend = byte_level(models.BPE.from_file(*map(str, parts)))
+    except Exception as error:  # tokenizers raises nothing more specific
+        name = file.name if file.is_file() else " and ".join(TOKENIZER_FILES[1:])
+        raise UserError(f"{name} cannot be read as a tokenizer: {error}") from error
+    if backend.token_to_id(END_OF_TEXT) is not None:
         backend.add_special_tokens([END_OF_TEXT])
     return Tokenizer(backend)

@@ -66,7 +66,7 @@ def test_a_text_that_cannot_be_shown_is_refused(checkpoint, text, message):
 
 
 def test_a_notebook_shows_the_page_in_one_line(checkpoint, monkeypatch):
-    monkeypatch.setattr("headwise.inspection.snapshot.open_model", lambda where: checkpoint)
+    monkeypatch.setattr("headwise.inspection.snapshot.load", lambda where: checkpoint)
     shown = look(TEXT)._repr_html_()
     assert shown.startswith("<iframe")
     assert "allow-scripts" in shown

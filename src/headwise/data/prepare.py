@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from headwise.checkpoint import open_tokenizer
 from headwise.config import DataConfig, TokenizerConfig
 from headwise.data.sources import SOURCES, SPLIT_BY, read_text
 from headwise.data.token_files import TokenFiles, pack
 from headwise.errors import choose
 from headwise.files import whole as whole_file
-from headwise.huggingface import open_tokenizer
 from headwise.stream import pieces, stream_of
 from headwise.tokenizer import TOKENIZERS, Tokenizer
 

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from headwise.checkpoint import Checkpoint
+from headwise.checkpoint import Checkpoint, load
 from headwise.console import say
 from headwise.errors import require
 from headwise.generation.generate import window_start
-from headwise.huggingface import open_model
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.head_scores import OF_PATTERN, head_description, own_token, shares
 from headwise.inspection.hooks import AttentionMap
@@ -43,7 +42,7 @@ class Reading:
 def look(text: str, checkpoint: str | None = None) -> Page:
     """The page of a model's attention as it reads `text`. `checkpoint` is a run's folder, a .ckpt file, a Hugging Face
     folder or Hub name; None is the newest run."""
-    model = open_model(checkpoint)
+    model = load(checkpoint)
     return render(view_of(model, [reading_of(model, text)]))
 
 

@@ -35,7 +35,6 @@ from headwise.distributed.processes import first_then_others, rank
 from headwise.errors import Pruned, UserError, choose, require
 from headwise.evaluation import whole_split
 from headwise.files import claimed, write_text
-from headwise.huggingface import open_model
 from headwise.inspection.inputs import OWN, held_out_input, ordinary_tokens, own_input, prompt_input, repeats_input
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
@@ -210,7 +209,7 @@ def train_there(composed: DictConfig, place: Place, watchers: Sequence[L.Callbac
 def adopt(config: TrainConfig, where: str | Path, overrides: list[str]) -> Checkpoint:
     """The model to start from. `config` takes its kinds and sizes, all but the dropout and a shorter block_size; the
     model keeps the weights that these use. Raises UserError for `overrides` that ask for another model."""
-    start = open_model(str(where), "init_from")
+    start = checkpoint.load(where, "init_from")
     given = {override.split("=")[0].lstrip("+") for override in overrides}
     theirs = start.model.config
     for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
