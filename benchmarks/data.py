@@ -31,7 +31,7 @@ from hardware import processor
 from step import seconds
 
 from headwise.config import GPTConfig, OptimizerConfig
-from headwise.data.batches import TrainBatches
+from headwise.data.sampler import TrainBatches
 from headwise.data.sources import Text, python_docs
 from headwise.data.token_files import pack
 from headwise.model.gpt import GPT, next_token_loss
@@ -117,9 +117,8 @@ def bench_batches(rounds: int) -> None:
             packed = pack(Text(python_docs(), "held out"), "char", 0, folder)
         model = GPT(replace(INDUCTION, vocab_size=packed.tokenizer.vocab_size))
         optimizer = make_optimizer(model, OptimizerConfig())
-        source = TrainBatches(packed.tokens("train"), model.config.block_size, BATCH, 1, seed=1)
-        source.last_step = 1 << 30
-        reading = iter(source)
+        source = TrainBatches(packed.tokens("train"), model.config.block_size, BATCH, seed=1)
+        reading = source.steps(0, 1 << 30)
         ids, targets = next(reading)
 
         def step() -> None:

@@ -39,8 +39,7 @@ from omegaconf import DictConfig
 from step import seconds
 
 from headwise.config import GPTConfig, OptimizerConfig, TrainConfig
-from headwise.data.batches import ValBatches
-from headwise.data.sampler import window_starts, windows_at
+from headwise.data.sampler import ValBatches, window_starts, windows_at
 from headwise.data.token_files import TokenFiles
 from headwise.evaluation import mean_loss
 from headwise.launch import launch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.data.batches import ValBatches
+from headwise.data.sampler import ValBatches
 from headwise.errors import UserError
 from headwise.evaluation import mean_loss, measure
 from headwise.model.gpt import next_token_loss

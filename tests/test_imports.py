@@ -12,7 +12,7 @@ errors files distributed.processes console config validation stream tokenizer
 model.layers model.position model.kv_cache model.attention model.gpt
 checkpoint huggingface
 data.tokens data.surveys data.encoding data.repeats data.readers data.hub data.sources data.token_files data.sampler
-data.batches data.datamodule data.prepare
+data.prepare data.datamodule
 evaluation
 generation.fast generation.sampling generation.generate generation.chat
 inspection.hooks inspection.head_scores inspection.effects inspection.inputs inspection.plots

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise import checkpoint
-from headwise.data.batches import ValBatches
+from headwise.data.sampler import ValBatches
 from headwise.data.token_files import TokenFiles
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from headwise.config import GPTConfig, TrainConfig
-from headwise.data.batches import TrainBatches
+from headwise.data.sampler import TrainBatches
 from headwise.distributed.estimate import at_once, communication
 from tests.small import ROOT, arguments, script, script_here, small_model, train
 
@@ -63,9 +63,9 @@ def windows(tokens, step, devices, batch, accumulate):
     """The first tokens of a step's windows, for each device."""
     seen = []
     for rank in range(devices):
-        source = TrainBatches(tokens, 17, batch, accumulate, seed=3)
-        source.first_step, source.last_step, source.rank, source.devices = step, step + 1, rank, devices
-        seen.append([int(start) for inputs, _ in source for start in inputs[:, 0]])
+        source = TrainBatches(tokens, 17, batch, seed=3, accumulate=accumulate)
+        source.rank, source.devices = rank, devices
+        seen.append([int(start) for inputs, _ in source.steps(step, step + 1) for start in inputs[:, 0]])
     return seen
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.config import OptimizerConfig, ScheduleConfig
-from headwise.data.batches import ValBatches
+from headwise.data.sampler import ValBatches
 from headwise.model.gpt import next_token_loss
 from headwise.training.lightning_module import TrainingModule
 from tests.small import small_model, small_tokenizer

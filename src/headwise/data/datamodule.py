@@ -1,41 +1,98 @@
-"""The batches as Lightning asks for them."""
+"""The LightningDataModule of a text, for Headwise's training and for any Lightning Trainer.
+
+data = TextDataModule("my.txt", tokenizer="char", block_size=128, batch_size=32, seed=0)
+L.Trainer(max_epochs=3).fit(your_module, data)      # a batch is (inputs, targets), both int64 [B, T]
+data.tokenizer.vocab_size                           # known before training starts
+"""
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import lightning as L
 
-from headwise.data.batches import TrainBatches, ValBatches
+from headwise.config import DataConfig, TokenizerConfig
+from headwise.data.prepare import check, prepare
+from headwise.data.sampler import TrainBatches, ValBatches
 from headwise.data.token_files import TokenFiles
 from headwise.errors import require
+from headwise.tokenizer import Tokenizer
 
 
 class TextDataModule(L.LightningDataModule):
-    """Windows of a packed text. Training starts at the trainer's global step, so a resumed run goes on where it
-    stopped."""
+    """Windows of a text. Training uses those of (seed, trainer.global_step), so that a resumed run continues exactly;
+    validation covers the whole held-out part. Accumulation and devices are the trainer's.
+
+    `path` is a text file, a folder or a glob; `tokenizer` is char, byte, bpe (of `vocab_size` tokens) or a Tokenizer;
+    `data` are other fields of DataConfig, such as val_fraction or cache_dir. Raises UserError, in setup at the latest,
+    if the text cannot be used."""
 
     def __init__(
         self,
-        packed: TokenFiles,
-        block_size: int,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
-        val_tokens: int | None = None,
+        path: str,
+        tokenizer: str | Tokenizer = "char",
+        block_size: int = 128,
+        batch_size: int = 32,
+        seed: int = 0,
+        vocab_size: int = 1024,
+        **data: Any,
     ):
         super().__init__()
-        train, val = packed.tokens("train"), packed.tokens("val")
-        require(
-            len(train) > block_size,
-            f"model.block_size={block_size} must be below the {len(train)} tokens of the training text",
-        )
+        self.given_tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else None
+        kind = "char" if isinstance(tokenizer, Tokenizer) else tokenizer
+        self.tokenizer_config = TokenizerConfig(kind, vocab_size)
+        self.data_config = DataConfig(source="files", path=str(path), batch_size=batch_size, **data)
+        self.block_size, self.seed = block_size, seed
+        self.steps_per_epoch: int | None = None
+        check(self.data_config, self.tokenizer_config)
+
+    @classmethod
+    def from_token_files(
+        cls,
+        token_files: TokenFiles,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        val_tokens: int | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> TextDataModule:
+        """Return the data module of a text that is prepared already. `val_tokens`: validate on the first so many;
+        `steps_per_epoch`: None: as many optimizer steps as the text fills."""
+        data = cls("", "char", block_size, batch_size, seed, val_tokens=val_tokens)
+        data.token_files, data.steps_per_epoch = token_files, steps_per_epoch
+        data.setup()
+        return data
+
+    @cached_property
+    def token_files(self) -> TokenFiles:
+        """Return the tokens of the text, made at first use unless they are in the cache."""
+        return prepare(self.data_config, self.tokenizer_config, self.given_tokenizer)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer, made from the text where none was given."""
+        return self.token_files.tokenizer
+
+    def prepare_data(self) -> None:
+        _ = self.token_files  # in one process of each node; the others find it in the cache
+
+    def setup(self, stage: str = "") -> None:
+        train, val = self.token_files.tokens("train"), self.token_files.tokens("val")
+        fits = len(train) > self.block_size
+        require(fits, f"model.block_size={self.block_size} must be below the {len(train)} tokens of the training text")
         require(len(val) >= 2, f"the validation text is {len(val)} token long; give more text or data.val_path")
-        self.train = TrainBatches(train, block_size, batch_size, accumulate, seed)
-        self.val = ValBatches(val[: val_tokens + 1] if val_tokens else val, block_size, packed.tokenizer.vocab_size)
+        val_tokens = self.data_config.val_tokens
+        self.train = TrainBatches(train, self.block_size, self.data_config.batch_size, self.seed)
+        self.train.steps_per_epoch = self.steps_per_epoch
+        self.val = ValBatches(val[: val_tokens + 1] if val_tokens else val, self.block_size, self.tokenizer.vocab_size)
 
     def train_dataloader(self) -> TrainBatches:
-        assert self.trainer is not None
-        self.train.first_step, self.train.last_step = self.trainer.global_step, self.trainer.max_steps
-        self.train.rank, self.train.devices = self.trainer.global_rank, self.trainer.world_size
+        trainer = self.trainer
+        assert trainer is not None
+        self.train.accumulate = trainer.accumulate_grad_batches
+        self.train.rank, self.train.devices = trainer.global_rank, trainer.world_size
+        self.train.next_step = lambda: trainer.global_step
         return self.train
 
     def val_dataloader(self) -> ValBatches:

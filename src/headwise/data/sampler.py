@@ -1,25 +1,45 @@
-"""Which windows of the text a training step sees: a function of (seed, step) and of nothing else.
+"""The windows of tokens that each training step uses, and those that cover a split for validation.
 
-So a resumed run sees what an uninterrupted one would have seen, and no state needs saving. An epoch is every window
-once, side by side from a random first token, in a pseudo-random order that is computed, not stored.
+    batches = TrainBatches(token_files.tokens("train"), block_size=128, batch_size=32, seed=0)
+    for inputs, targets in batches:     # int64 [B, T]; targets are the next tokens
+
+The windows of a step are a function of (seed, step) and of nothing else: a resumed run sees the same windows as an
+uninterrupted one, and no state is saved. In an epoch every window is used once; windows lie side by side from a random
+first token, in a pseudo-random order that is computed, not stored.
+
+The batches are plain iterables, not a DataLoader: a batch is one indexed read of a memory map, too little work for
+worker processes.
+
+Dimensions: B windows in a batch, T block_size. A window has T + 1 tokens: T inputs, and the targets one token later.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from headwise.data.tokens import Tokens
+from headwise.model.gpt import IGNORE
 
+Batch = tuple[Tensor, Tensor]
 ROUNDS = 6  # of the Feistel network; four already give a good permutation (Luby & Rackoff 1988)
+# A validation batch has VAL_TOKENS tokens, and fewer if the logits would be more than VAL_LOGITS numbers. It does not
+# depend on data.batch_size, so that the loss does not either.
+VAL_TOKENS, VAL_LOGITS = 8192, 1 << 25
+STEPS_AHEAD = 64  # steps whose windows are computed together, which takes hardly longer than for one
 
 
 def window_starts(seed: int, step: int, n_tokens: int, window: int, batch: int) -> np.ndarray:
-    """Where the `batch` windows of a step start: [batch] positions at which `window` tokens fit. Windows share one
-    token, the last of one and the first of the next, so that each token is predicted once in an epoch."""
+    """Return the first positions of the `batch` windows of a step, [batch] int64. Adjacent windows share one token, the
+    last of one and the first of the next, so that each token is predicted once in an epoch."""
     stride = window - 1
     per_epoch = max(1, (n_tokens - window) // stride)
     slack = n_tokens - window - (per_epoch - 1) * stride
-    count = step * batch + np.arange(batch)  # windows seen before, over all epochs
+    count = step * batch + np.arange(batch)  # windows used before each one, over all epochs
     starts = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(count // per_epoch):
         here = count // per_epoch == epoch
@@ -30,8 +50,8 @@ def window_starts(seed: int, step: int, n_tokens: int, window: int, batch: int) 
 
 
 def permuted(index: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Where a pseudo-random permutation of range(n) takes each index: a Feistel network over the next power of four,
-    repeated until the result is below n (Black & Rogaway 2002, cycle walking)."""
+    """Return the images of `index` under a pseudo-random permutation of range(n): a Feistel network over the next power
+    of four, repeated until the result is below n (Black & Rogaway 2002, cycle walking)."""
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
     result = index.astype(np.uint64)
@@ -48,5 +68,72 @@ def permuted(index: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
 
 def windows_at(tokens: Tokens, starts: np.ndarray, window: int) -> np.ndarray:
-    """The windows themselves, [batch, window] int64, in one indexed read."""
+    """Return the windows that begin at `starts`, [batch, window] int64, in one indexed read."""
     return tokens[starts[:, None] + np.arange(window)].astype(np.int64)
+
+
+class TrainBatches:
+    """The micro-batches of one epoch, from the step that `next_step()` gives to the epoch's end. A step has
+    `accumulate` micro-batches for each of `devices`; this iterable yields those of device `rank`."""
+
+    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int, accumulate: int = 1):
+        self.tokens, self.window, self.batch_size, self.seed = tokens, block_size + 1, batch_size, seed
+        self.accumulate, self.rank, self.devices = accumulate, 0, 1
+        self.steps_per_epoch: int | None = None  # None: as many as the tokens fill
+        self.next_step: Callable[[], int] = lambda: 0
+
+    @property
+    def n_steps(self) -> int:
+        """Return the optimizer steps of an epoch."""
+        tokens_per_step = self.batch_size * self.accumulate * self.devices * (self.window - 1)
+        return self.steps_per_epoch or max(1, len(self.tokens) // tokens_per_step)
+
+    def __len__(self) -> int:
+        return self.n_steps * self.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = self.next_step()
+        return self.steps(first, (first // self.n_steps + 1) * self.n_steps)
+
+    def steps(self, first: int, stop: int) -> Iterator[Batch]:
+        """Yield the micro-batches of the steps from `first` on, before `stop`."""
+        per_step = self.accumulate * self.devices
+        chunk, starts = -1, np.empty((0, 0, 0), dtype=np.int64)
+        for step in range(first, stop):
+            if step // STEPS_AHEAD != chunk:  # window_starts gives the same windows however many it gives at a time
+                chunk = step // STEPS_AHEAD
+                shape = (STEPS_AHEAD, per_step, self.batch_size)
+                starts = window_starts(self.seed, chunk, len(self.tokens), self.window, math.prod(shape)).reshape(shape)
+            for micro in starts[step % STEPS_AHEAD, self.rank :: self.devices]:
+                tokens = torch.from_numpy(windows_at(self.tokens, micro, self.window))
+                yield tokens[:, :-1], tokens[:, 1:]
+
+
+class ValBatches:
+    """A whole split in adjacent windows: every token but the first is predicted exactly once. Targets that fill up the
+    last window are IGNORE. Device `rank` of `devices` gets every devices-th batch, and a batch without targets where
+    none is left, so that all devices get the same number."""
+
+    def __init__(self, tokens: Tokens, block_size: int, vocab_size: int):
+        self.tokens, self.block_size = tokens, block_size
+        self.rows = max(1, min(VAL_TOKENS, VAL_LOGITS // vocab_size) // block_size)
+        self.windows = -(-(len(tokens) - 1) // block_size)
+        self.rank, self.devices = 0, 1
+
+    def __len__(self) -> int:
+        return -(-self.windows // (self.rows * self.devices))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(index * self.devices + self.rank) for index in range(len(self)))
+
+    def batch(self, index: int) -> Batch:
+        """Return the index-th batch of windows."""
+        first = index * self.rows * self.block_size
+        rows = min(self.rows, self.windows - index * self.rows)
+        if rows <= 0:
+            return torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), IGNORE)
+        chunk = torch.from_numpy(self.tokens[first : first + rows * self.block_size + 1].astype(np.int64))
+        missing = rows * self.block_size + 1 - len(chunk)
+        inputs = torch.cat((chunk[:-1], chunk.new_zeros(missing)))
+        targets = torch.cat((chunk[1:], chunk.new_full((missing,), IGNORE)))
+        return inputs.view(rows, -1), targets.view(rows, -1)

@@ -158,7 +158,9 @@ def train_there(composed: DictConfig, place: Place, watchers: Sequence[L.Callbac
         model, packed, config.optimizer, config.schedule, config.seed, about, compile=bool(config.compile)
     )
     block_size, wanted = config.model.block_size, config.data
-    datamodule = TextDataModule(packed, block_size, wanted.batch_size, accumulate, config.seed, wanted.val_tokens)
+    datamodule = TextDataModule.from_token_files(
+        packed, block_size, wanted.batch_size, config.seed, wanted.val_tokens, config.trainer.max_steps
+    )
     peak = matmul_peak(device, PRECISIONS[config.trainer.precision])
     watching = [*make_callbacks(config, world, folder, packed, peak), *watchers]
     if config.estimate:
