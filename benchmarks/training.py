@@ -38,14 +38,15 @@ from hardware import processor
 from omegaconf import DictConfig
 from step import seconds
 
-from headwise.config import GPTConfig, OptimizerConfig, TrainConfig
+from headwise.config import GPTConfig, OptimizerConfig
 from headwise.data.sampler import ValBatches, window_starts, windows_at
 from headwise.data.token_files import TokenFiles
 from headwise.evaluation import mean_loss
 from headwise.launch import launch
 from headwise.model.gpt import GPT, next_token_loss
+from headwise.training.build import make_callbacks
 from headwise.training.optimizers import make_optimizer
-from headwise.training.train import make_callbacks
+from headwise.training.resolve import RunConfig
 from headwise.training.train import train as run_training
 
 ROOT = Path(__file__).parents[1]
@@ -157,7 +158,7 @@ class Beside(L.Callback):
     """A bare loop beside the training it belongs to: after every ten steps of Lightning's, ten of its own, over a copy
     of the model with its own optimizer."""
 
-    def __init__(self, config: TrainConfig, packed: TokenFiles):
+    def __init__(self, config: RunConfig, packed: TokenFiles):
         self.model = GPT(config.model)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.tokens, self.size, self.batch = packed.tokens("train"), config.model.block_size + 1, config.data.batch_size
@@ -193,11 +194,9 @@ def in_turn(threads: int) -> Beside:
     """The quickstart with a bare loop beside it, in this process."""
     beside: list[Beside] = []
 
-    def with_beside(
-        config: TrainConfig, devices: int, folder: Path, packed: TokenFiles, peak: float
-    ) -> list[L.Callback]:
-        beside.append(Beside(config, packed))
-        return [*beside, *make_callbacks(config, devices, folder, packed, peak)]
+    def with_beside(run: RunConfig, folder: Path, packed: TokenFiles, peak: float) -> list[L.Callback]:
+        beside.append(Beside(run, packed))
+        return [*beside, *make_callbacks(run, folder, packed, peak)]
 
     def task(config: DictConfig) -> None:
         run_training(config)

@@ -13,9 +13,11 @@ from headwise.data.sources import Text
 from headwise.data.token_files import pack
 from headwise.launch import CONFIGS, register
 from headwise.model.gpt import GPT
+from headwise.training.build import make_callbacks
 from headwise.training.optimizers import make_optimizer
+from headwise.training.resolve import resolve
 from headwise.training.schedules import multiplier
-from headwise.training.train import check, make_callbacks
+from headwise.training.train import check
 from headwise.validation import validate
 from tests.small import TEXT
 
@@ -47,11 +49,10 @@ def test_every_choice_composes_and_builds(choice, tmp_path):
     if not ON_THIS_MACHINE.get(choice, True):
         config.trainer.accelerator = "cpu"
     check(config)
-    config.model.vocab_size = 23
-    model = GPT(config.model)
-    make_optimizer(model, config.optimizer)
-    assert multiplier(config.schedule.warmup_steps, config.schedule, config.trainer.max_steps) == 1.0
-    assert make_callbacks(config, 1, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path), peak=1.0)
+    run = resolve(config, vocab_size=23, n_devices=1, device="cpu")
+    make_optimizer(GPT(run.model), run.optimizer)
+    assert multiplier(run.schedule.warmup_steps, run.schedule, run.trainer.max_steps) == 1.0
+    assert make_callbacks(run, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path), peak=1.0)
 
 
 @pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))

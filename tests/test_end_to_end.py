@@ -437,10 +437,10 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
     finished += ['callbacks.attention.prompts=["The lions","so they left"]']
     before = (folder / "metrics.csv").read_bytes()
     result = script_here("train", *finished, "resume=auto", cwd=cwd)
-    assert "out has finished: 10 steps are taken; raise trainer.max_steps to go on" in result.stderr
+    assert "out has finished: 10 steps are taken; raise trainer.max_steps to continue" in result.stderr
     refused = script_here("train", *finished, cwd=cwd, ok=False)
     assert refused.returncode == 2
-    assert "run_dir=out already holds a run; resume=auto goes on with it" in refused.stderr
+    assert "run_dir=out already holds a run; give resume=auto to continue it" in refused.stderr
     for change, message in (
         ("model.n_layer=3", "model.n_layer=3 differs from 2"),
         ("tokenizer=bpe", "data: the text, its split or its tokenizer differs"),

@@ -358,11 +358,11 @@ def test_training_goes_on_from_a_run_of_ours(tmp_path):
     [
         ("model.n_layer=2", "model.n_layer=2 differs from 3 in init_from="),
         ("model=qwen3", "model.position=rotary differs from learned in init_from="),
-        ("model.block_size=99", "model.block_size=99 is beyond the 83 of "),
+        ("model.block_size=99", "model.block_size=99 is above the 83 of "),
         ("tokenizer=char", "tokenizer: the model of init_from="),
         ("init_from=nowhere/at/all", "init_from=nowhere/at/all does not exist"),
         ("init_from=", "init_from= names nothing"),
-        ("model.init=scaled_normal", "model.init=scaled_normal means nothing with init_from="),
+        ("model.init=scaled_normal", "model.init=scaled_normal has no meaning with init_from="),
     ],
 )
 def test_overrides_that_ask_for_another_model_are_refused(start, tmp_path, override, message):

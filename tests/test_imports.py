@@ -19,7 +19,7 @@ inspection.hooks inspection.head_scores inspection.effects inspection.inputs ins
 inspection.page.page inspection.recorder inspection.walkthrough inspection.snapshot inspection.tables
 distributed.strategies
 training.clock training.schedules training.optimizers training.lightning_module training.loggers training.metrics
-training.choices training.resume training.callbacks training.summary distributed.estimate training.train
+training.resolve training.resume training.callbacks training.summary distributed.estimate training.build training.train
 sweep.multirun launch sweep.space sweep.report sweep.pictures sweep.page sweep.study
 """.split()  # noqa: SIM905
 DEFERRED = {  # (module, imported later inside a function): why

@@ -100,7 +100,7 @@ def test_a_finished_sweep_does_nothing_more_unless_it_gets_more_trials(whole):
         (["sweep.sampler=random"], "sweep.sampler=random differs from tpe"),
         (["sweep.space={seed: [1, 2]}"], "sweep.space.seed=[1, 2] differs from None"),
         (["optimizer.lr=0.1"], "optimizer.lr=0.1: sweep.space varies optimizer.lr; leave one of them out"),
-        (["resume=auto"], "resume=auto goes on with one run"),
+        (["resume=auto"], "resume=auto continues a single run"),
         (["data=files", "data.path=absent"], "data.path=absent names no file"),
         (["sweep.space={model.norm: [rmsnrm, layernorm]}"], "model.norm=rmsnrm is none of layernorm, rmsnorm; did you"),
         (["sweep.space={model.head_dim: [few, 2]}"], "model.head_dim=few must be a whole number"),
@@ -139,7 +139,7 @@ def test_trials_that_fail_are_recorded_and_the_others_go_on(tmp_path):
     for row in rows:
         if (row["model.head_dim"], row["model.position"]) == ("3", "rotary"):
             assert (row["state"], row["val_loss"]) == ("failed", "")
-            assert row["why"] == "model.position=rotary turns pairs, but the head's width is odd: 3"
+            assert row["why"] == "model.position=rotary rotates pairs of features, but the head's width is odd: 3"
         elif row["optimizer.lr"] == "1e+30":
             assert row["state"] == "failed"
             assert "diverged by step" in row["why"]

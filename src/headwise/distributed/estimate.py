@@ -9,17 +9,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from headwise.config import TrainConfig
 from headwise.model.gpt import GPT, next_token_loss
-from headwise.training.choices import PRECISIONS
 from headwise.training.optimizers import make_optimizer
-from headwise.validation import batch_arithmetic
+from headwise.training.resolve import PRECISIONS, RunConfig
 
 
-def plan(config: TrainConfig, devices: int, model: GPT, counts: dict[str, int]) -> list[str]:
+def plan(run: RunConfig, model: GPT, counts: dict[str, int]) -> list[str]:
     """Lines on what the run will do, known without trying; `counts` are the tokens of each split."""
-    step = batch_arithmetic(config.data, devices)[0] * config.model.block_size
-    seen, flops = step * config.trainer.max_steps, model.flops_per_token()
+    step = run.tokens_per_step
+    seen, flops = step * run.trainer.max_steps, model.flops_per_token()
     return [
         f"parameters       {model.n_parameters():,}; {seen / model.n_parameters():.3g} tokens to train on for each one",
         f"text             {counts['train']:,} training and {counts['val']:,} validation tokens",
@@ -28,24 +26,25 @@ def plan(config: TrainConfig, devices: int, model: GPT, counts: dict[str, int]) 
     ]
 
 
-def setting(config: TrainConfig, devices: int, device: torch.device, peak: float) -> str:
+def setting(run: RunConfig, device: torch.device, peak: float) -> str:
     """A line on what the run runs on; `peak` is matmul_peak's."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    how = config.trainer.precision + (", compiled" if config.compile else "")
-    return f"device           {devices} x {device.type}, {kind}, {how}; {peak / 1e9:,.0f} GFLOP/s in a matrix product"
+    how = run.trainer.precision + (", compiled" if run.compile else "")
+    speed = f"{peak / 1e9:,.0f} GFLOP/s in a matrix product"
+    return f"device           {run.n_devices} x {device.type}, {kind}, {how}; {speed}"
 
 
-def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device, steps: int = 3) -> list[str]:
+def measured(run: RunConfig, model: GPT, device: torch.device, steps: int = 3) -> list[str]:
     """Lines on memory and time, from a few steps on random tokens with a copy of the model."""
     model = copy.deepcopy(model).to(device).train()
-    dtype = PRECISIONS[config.trainer.precision]
-    mixed = torch.autocast(device.type, dtype, enabled=config.trainer.precision == "bf16-mixed")
-    if config.trainer.precision.endswith("true"):
+    dtype = PRECISIONS[run.trainer.precision]
+    mixed = torch.autocast(device.type, dtype, enabled=run.trainer.precision == "bf16-mixed")
+    if run.trainer.precision.endswith("true"):
         model.to(dtype)
-    optimizer = make_optimizer(model, config.optimizer)
-    shape = (config.data.batch_size, config.model.block_size + 1)
-    ids = torch.randint(config.model.vocab_size, shape, device=device)
-    accumulate, kept, activations = batch_arithmetic(config.data, devices)[1], dict[int, int](), 0
+    optimizer = make_optimizer(model, run.optimizer)
+    shape = (run.data.batch_size, run.model.block_size + 1)
+    ids = torch.randint(run.model.vocab_size, shape, device=device)
+    accumulate, kept, activations = run.accumulate, dict[int, int](), 0
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -65,22 +64,23 @@ def measured(config: TrainConfig, devices: int, model: GPT, device: torch.device
         optimizer.zero_grad()
         wait(device)
         times.append(time.perf_counter() - start)
-    split = devices > 1 and config.trainer.strategy == "fsdp"
-    among = devices if split else 1
+    split = run.n_devices > 1 and run.trainer.strategy == "fsdp"
+    among = run.n_devices if split else 1
     weights = size_of(model.parameters()) / among
     state = sum(size_of(s.values()) for s in optimizer.state.values()) / among
     gathered = 2 * at_once(model) if split else 0  # with their gradients
     total = 2 * weights + state + gathered + activations
-    seconds = min(times) * config.trainer.max_steps
+    seconds = min(times) * run.trainer.max_steps
+    each = " on each device" if run.n_devices > 1 else ""
     return [
-        f"memory           {total / 1e6:,.0f} MB{' on each device' if devices > 1 else ''}: weights and gradients "
+        f"memory           {total / 1e6:,.0f} MB{each}: weights and gradients "
         f"{2 * weights / 1e6:,.0f}, optimizer {state / 1e6:,.0f}, "
         + (f"gathered at once {gathered / 1e6:,.0f}, " if split else "")
         + f"activations {activations / 1e6:,.0f}; the program itself takes about 500 more",
         f"time             {min(times) * 1000:,.0f} ms a step, {seconds / 60:,.1f} minutes of steps in all"
-        + (", before compiling" if config.compile else "")
-        + (", without the communication" if devices > 1 else ""),
-        *([communication(config, devices, model)] if devices > 1 else []),
+        + (", before compiling" if run.compile else "")
+        + (", without the communication" if run.n_devices > 1 else ""),
+        *([communication(run, model)] if run.n_devices > 1 else []),
     ]
 
 
@@ -96,18 +96,18 @@ def at_once(model: GPT) -> int:
     return size_of(model.parameters()) - sum(blocks) + 2 * max(blocks)
 
 
-def communication(config: TrainConfig, devices: int, model: GPT) -> str:
+def communication(run: RunConfig, model: GPT) -> str:
     """A line on what each device sends in a step, and receives as well. An all-gather or a reduce-scatter of s bytes
     over N devices is (N - 1) / N s from each, in a ring; an all-reduce is one of both (Patarasuk & Yuan 2009)."""
-    once = size_of(model.parameters()) * (devices - 1) / devices
-    passes = batch_arithmetic(config.data, devices)[1]
+    once = size_of(model.parameters()) * (run.n_devices - 1) / run.n_devices
+    passes = run.accumulate
     sent, how = 2 * once, "gradients are averaged once"
-    if config.trainer.strategy == "fsdp":
+    if run.trainer.strategy == "fsdp":
         sent, how = 3 * once * passes, "weights are gathered twice and gradients scattered once"
         how += f" for each of {passes} passes" if passes > 1 else ""
-        if config.optimizer.kind == "muon":
+        if run.optimizer.kind == "muon":
             matrices = size_of(p for p in model.blocks.parameters() if p.dim() == 2)
-            sent, how = sent + matrices * (devices - 1) / devices, how + ", Muon's updates gathered"
+            sent, how = sent + matrices * (run.n_devices - 1) / run.n_devices, how + ", Muon's updates gathered"
     return f"communication    {sent / 1e6:,.4g} MB a step from each device: {how}"
 
 

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from headwise.config import TrainConfig
+from headwise.config import TrainConfig, TrainerConfig
 from headwise.distributed.processes import PATIENCE, TASKS_PER_NODE, started
 from headwise.errors import RunError, choose, require
 from headwise.model.gpt import GPT
@@ -154,9 +154,9 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
-def flags(config: TrainConfig) -> dict[str, Any]:
+def flags(wanted: TrainerConfig) -> dict[str, Any]:
     """What Lightning's Trainer is told of strategy and devices. auto devices are as many as were started."""
-    wanted, together = config.trainer, started()
+    together = started()
     strategy = choose("trainer.strategy", wanted.strategy, STRATEGIES)()
     right = wanted.strategy != "fsdp" or wanted.precision != "64-true"
     require(right, "trainer.precision=64-true does not go with trainer.strategy=fsdp; give 32-true, or ddp")

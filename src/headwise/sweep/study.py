@@ -49,7 +49,7 @@ from headwise.sweep.report import Row, report, rows_of, short
 from headwise.sweep.space import Dimension, Plain, combinations, grid, keys_of, read_space
 from headwise.training.lightning_module import TrainingModule
 from headwise.training.metrics import losses
-from headwise.training.train import Place, check, place_of_job, quieten, train
+from headwise.training.train import RunInfo, check, info_of_job, silence_lightning, train
 
 N_TRIALS = 20
 STARTS = 3  # a trial whose process died so many times is given up
@@ -201,7 +201,7 @@ class Sweep:
         folder = self.folder / str(trial.number)
         (folder / ENDED).unlink(missing_ok=True)
         name = f"{trial.number} {' '.join(map(short, overrides))}"
-        place = Place(folder, [*self.given, *overrides], "", self.folder.name, name)
+        place = RunInfo(folder, [*self.given, *overrides], "", self.folder.name, name)
         resume = ["resume=auto"] if (folder / "config.yaml").exists() else []
         reporter = Reporter(trial, folder / "metrics.csv")
         config = DictConfig({})
@@ -260,11 +260,11 @@ class Sweep:
 
 def search(config: DictConfig) -> None:
     """Run the sweep that the configuration describes, go on with it, or take part in it. Raises UserError."""
-    quieten()
+    silence_lightning()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, SweepConfig)
-    wanted, folder = typed.sweep, place_of_job().folder
+    wanted, folder = typed.sweep, info_of_job().folder
     space = read_space(wanted.space)
     size = combinations(space)
     few = size is not None and size <= (wanted.n_trials or N_TRIALS)
@@ -339,7 +339,7 @@ def try_out(space: list[Dimension], given: list[str], folder: Path) -> None:
                 overrides = [o for part in (*corner[:place], end, *corner[place + 1 :]) for o in part]
                 try:
                     config = cast(TrainConfig, OmegaConf.to_object(composed([*given, *overrides], folder)))
-                    alone = check(config).world_size == 1
+                    alone = check(config).count == 1
                     require(alone, f"trainer.devices={config.trainer.devices}: a trial of a sweep trains on one device")
                     break
                 except UserError as error:

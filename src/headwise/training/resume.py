@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, whether there is anything left to do, and whether it is the same run."""
+"""Resuming a run: from which checkpoint, whether anything is left to do, and whether it is the same run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from headwise.config import TrainConfig, dotted_keys
 from headwise.errors import require
+from headwise.training.resolve import RunConfig
 
 # What a resumed run must have as it was, since its result depends on it.
 FIXED = (
@@ -17,8 +18,8 @@ FIXED = (
 )
 
 
-def find_resume(config: TrainConfig, folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None for a new run in an empty folder."""
+def checkpoint_to_resume(config: TrainConfig, folder: Path) -> Path | None:
+    """Return the checkpoint to resume from, or None for a new run in an empty folder."""
     last = folder / "checkpoints" / "last.ckpt"
     if config.resume == "auto":
         return last if last.exists() else None
@@ -32,7 +33,7 @@ def find_resume(config: TrainConfig, folder: Path) -> Path | None:
         return path
     require(
         not (folder / "config.yaml").exists(),
-        f"run_dir={folder} already holds a run; resume=auto goes on with it, another run_dir starts anew",
+        f"run_dir={folder} already holds a run; give resume=auto to continue it, or another run_dir for a new run",
     )
     return None
 
@@ -41,27 +42,27 @@ def find_resume(config: TrainConfig, folder: Path) -> Path | None:
 ONE_DEVICE = ("data.batch_size", "compile")
 
 
-def refuse_another_run(saved: dict, plain: dict, data: str, resume_from: Path, devices: int) -> None:
-    """Raise UserError if the checkpoint's text differs from `data`, or its settings from `plain` in what a run's
-    result depends on: going on would be neither the one run nor the other."""
+def check_same_run(saved: dict, run: RunConfig, data: str, resume_from: Path) -> None:
+    """Raise UserError if the checkpoint's text differs from `data`, or its settings from `run` in what a run's result
+    depends on: the resumed run would be neither the one nor the other."""
     about = saved["headwise"]["about"]
     again = "give the overrides of the run's overrides.yaml again, or start a new run"
     require(about["data"] == data, f"data: the text, its split or its tokenizer differs from {resume_from}; {again}")
-    was, now = OmegaConf.create(about["config"]), OmegaConf.create(plain)
+    was, now = OmegaConf.create(about["config"]), OmegaConf.create(run.as_dict())
     for key in dotted_keys(now):
-        if key in ONE_DEVICE and devices != about.get("devices", 1):
+        if key in ONE_DEVICE and run.n_devices != about.get("devices", 1):
             continue
         before, after = OmegaConf.select(was, key), OmegaConf.select(now, key)
         if key.startswith(FIXED) and not isinstance(after, DictConfig):
             require(before == after, f"{key}={after} differs from {before} in {resume_from}; {again}")
 
 
-def why_finished(saved: dict, config: TrainConfig) -> str | None:
-    """Why the run of the checkpoint has nothing left to do, and what would give it more; None if it goes on."""
+def why_finished(saved: dict, config: RunConfig) -> str | None:
+    """Return why the checkpoint's run has nothing left to do, and what to change to continue; None if it continues."""
     step, patience = saved["global_step"], config.callbacks.early_stopping.patience
     if step >= config.trainer.max_steps:
-        return f"{step} steps are taken; raise trainer.max_steps to go on"
+        return f"{step} steps are taken; raise trainer.max_steps to continue"
     waited = saved["callbacks"]["Checkpoints"]["waited"]
     if patience and waited >= patience:
-        return f"it stopped early at step {step}; raise callbacks.early_stopping.patience to go on"
+        return f"it stopped early at step {step}; raise callbacks.early_stopping.patience to continue"
     return None

@@ -1,4 +1,9 @@
-"""One training run, from a composed configuration to its folder of results."""
+"""One training run, from a composed configuration to its folder of results.
+
+    summary = train(composed)       # inside Hydra's job; scripts/train.py
+
+`train` lists the steps in order; each is a function below it.
+"""
 
 from __future__ import annotations
 
@@ -10,297 +15,253 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from headwise import checkpoint
 from headwise.checkpoint import Checkpoint
-from headwise.config import TokenizerConfig, TrainConfig
+from headwise.config import TrainConfig
 from headwise.console import say
 from headwise.data import prepare
 from headwise.data.datamodule import TextDataModule
 from headwise.data.token_files import TokenFiles
-from headwise.distributed import strategies as devices
+from headwise.distributed import strategies
 from headwise.distributed.estimate import matmul_peak, measured, plan, setting
 from headwise.distributed.processes import first_then_others, rank
-from headwise.errors import Pruned, UserError, choose, require
+from headwise.errors import Pruned, choose
 from headwise.evaluation import whole_split
 from headwise.files import claimed, write_text
-from headwise.inspection.inputs import OWN, held_out_input, ordinary_tokens, own_input, prompt_input, repeats_input
-from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
-from headwise.training import callbacks, choices, loggers
-from headwise.training.choices import PRECISIONS, compiler_works
-from headwise.training.clock import Stopwatch
+from headwise.training import loggers
+from headwise.training.build import build_datamodule, build_model, build_module, make_callbacks, make_trainer
 from headwise.training.lightning_module import TrainingModule
-from headwise.training.metrics import MetricsLog, losses
 from headwise.training.optimizers import OPTIMIZERS
-from headwise.training.resume import find_resume, refuse_another_run, why_finished
+from headwise.training.resolve import PRECISIONS, RunConfig, check_choices, initial_model_config, resolve
+from headwise.training.resume import check_same_run, checkpoint_to_resume, why_finished
 from headwise.training.schedules import SCHEDULES
-from headwise.training.summary import git_commit, summarize, versions
+from headwise.training.summary import summarize
 from headwise.validation import batch_arithmetic, validate
-
-KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=gpt2 or model=qwen3 stands for
 
 
 @dataclass
-class Place:
+class RunInfo:
     """Where a run goes, and what asked for it."""
 
     folder: Path  # of its results
     overrides: list[str]  # as on the command line
-    again: str  # which command goes on with it; empty: that is said elsewhere
-    sweep: str | None = None  # the name of the sweep that it is one of
-    name: str | None = None  # what tells it from the others there
+    how_to_resume: str  # the command that continues it; empty: somebody else prints it
+    sweep: str | None = None  # the name of the sweep that it belongs to
+    name: str | None = None  # what tells it from the other runs of the sweep
 
 
-def place_of_job() -> Place:
-    """That of the job that Hydra runs. One of a multirun is named by its number and what varies."""
+def train(
+    composed: DictConfig, info: RunInfo | None = None, extra_callbacks: Sequence[L.Callback] = ()
+) -> dict[str, Any] | None:
+    """Run the training that the configuration describes, or resume it, and return summary.json's contents. Return None
+    where there is nothing to report: with estimate=true, and on devices other than the first.
+
+    `info` is by default that of Hydra's job. `extra_callbacks` come after the run's own, and may raise Pruned.
+    """
+    began, info = time.monotonic(), info or info_of_job()
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, TrainConfig)
+    silence_lightning()
+    devices = check(config)
+    with claimed(info.folder, "run_dir") if rank() == 0 else nullcontext():
+        set_backends(config)
+        resume_from, saved = read_checkpoint(config, info.folder, devices.is_first)
+        earlier = saved["headwise"]["about"] if saved else None
+        initial = load_initial_model(config, resume_from, info.overrides)
+        token_files = first_then_others("text", lambda: prepare_text(config, initial))
+        run = resolve(
+            config,
+            token_files.tokenizer.vocab_size,
+            devices.count,
+            devices.device.type,
+            initial.model.config if initial else None,
+            earlier,
+        )
+        if saved and resume_from:
+            check_same_run(saved, run, token_files.key, resume_from)
+            if summary := finished_summary(saved, run, info.folder):
+                return summary if devices.is_first else None
+        model = build_model(run, initial)
+        peak = matmul_peak(devices.device, PRECISIONS[run.trainer.precision])
+        saved_config = run.as_dict() | {"run_dir": str(info.folder)}
+        module = build_module(run, model, token_files, saved_config, devices.device)
+        datamodule = build_datamodule(run, token_files)
+        watching = [*make_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
+        lines = plan(run, model, token_files.manifest["tokens"])
+        if run.estimate:
+            if devices.is_first:
+                print("\n".join([*lines, *measured(run, model, devices.device)]))
+            return None
+        logger = None
+        if devices.is_first:
+            begin_folder(info, saved_config, [*lines, setting(run, devices.device, peak)])
+            logger = loggers.make_logger(run.logger, info.folder, saved_config, info.name, info.sweep)
+        wandb_run, trainer = loggers.whereabouts(logger), make_trainer(run, run.accumulate, watching, logger)
+        fit(trainer, module, datamodule, resume_from, run, info)
+        return summarise(run, info, module, token_files, wandb_run, began) if devices.is_first else None
+
+
+def info_of_job() -> RunInfo:
+    """Return the RunInfo of the job that Hydra runs. One of a multirun is named by its number and what varies."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())  # as a user would write it
-    alone = hydra.mode != RunMode.MULTIRUN
-    whole = folder if alone else folder.parent
-    again = f"the same command with resume=auto run_dir={whole} goes on from its last checkpoint"
-    if alone:
-        return Place(folder, list(hydra.overrides.task), again)
-    return Place(folder, list(hydra.overrides.task), again, whole.name, f"{folder.name} {hydra.job.override_dirname}")
+    several = hydra.mode == RunMode.MULTIRUN
+    whole = folder.parent if several else folder
+    how_to_resume = f"the same command with resume=auto run_dir={whole} continues from its last checkpoint"
+    info = RunInfo(folder, list(hydra.overrides.task), how_to_resume)
+    return replace(info, sweep=whole.name, name=f"{folder.name} {hydra.job.override_dirname}") if several else info
 
 
-def quieten() -> None:
-    """Keep Lightning from saying what hardware it did not find, and what is not so."""
+def silence_lightning() -> None:
+    """Keep Lightning from printing what hardware it did not find, and warnings that do not apply."""
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
-    for untrue in (
-        ".*LeafSpec.*",  # Lightning 2.6 speaks to an older torch
+    for message in (
+        ".*LeafSpec.*",  # Lightning 2.6 calls an interface that torch has renamed
         ".*your dataloader is not resumable.*",  # TrainBatches starts at the trainer's global step
     ):
-        warnings.filterwarnings("ignore", message=untrue)
+        warnings.filterwarnings("ignore", message=message)
 
 
-def check(config: TrainConfig) -> L.Trainer:
-    """Raise UserError for whatever can be known to be wrong before any work is done. The trainer that comes back is
-    good for asking what devices there are."""
+@dataclass(frozen=True)
+class Devices:
+    """The devices of the run, as this process sees them."""
+
+    count: int  # of all nodes
+    device: torch.device  # this process's own
+    is_first: bool  # whether this process writes and prints
+
+
+def check(config: TrainConfig) -> Devices:
+    """Return the devices there are. Raises UserError for whatever can be known to be wrong before any work is done."""
     validate(config)
     prepare.check(config.data, config.tokenizer)
     choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
     choose("schedule.kind", config.schedule.kind, SCHEDULES)
-    choices.check(config)
+    check_choices(config)
     loggers.check(config.logger)
     with torch.device("meta"):  # no memory, no work: the model's own checks alone
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
-    trainer = make_trainer(config, accumulate=1, watchers=[], logger=None)
-    devices.check(config, trainer)
-    batch_arithmetic(config.data, trainer.world_size)[1]
-    return trainer
+    trainer = make_trainer(config, accumulate=1, watching=[], logger=None)
+    strategies.check(config, trainer)
+    batch_arithmetic(config.data, trainer.world_size)
+    return Devices(trainer.world_size, trainer.strategy.root_device, trainer.is_global_zero)
 
 
-def train(composed: DictConfig, place: Place | None = None, watchers: Sequence[L.Callback] = ()) -> dict | None:
-    """Run the training that the configuration describes, or go on with it; returns summary.json's contents, or None
-    where there is nothing to report: with estimate=true, and on devices other than the first. `place` is by default
-    that of Hydra's job; further `watchers` see each validation after the run's own, and may raise Pruned."""
-    place = place or place_of_job()
-    with claimed(place.folder, "run_dir") if rank() == 0 else nullcontext():
-        return train_there(composed, place, watchers)
-
-
-def train_there(composed: DictConfig, place: Place, watchers: Sequence[L.Callback]) -> dict | None:
-    """Train in a folder that is this process's own."""
-    began = time.monotonic()
-    quieten()
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, TrainConfig)
-    unfitted = check(config)
-    world, device, first = unfitted.world_size, unfitted.strategy.root_device, unfitted.is_global_zero
-    folder = place.folder
+def set_backends(config: TrainConfig) -> None:
+    """Set the number of threads, and TF32 for matrix products on GPUs that have it."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
-    resume_from = find_resume(config, folder) if first or config.resume else None
-    saved = checkpoint.read(resume_from, "resume") if resume_from else None
-    if config.resume and not saved and first:
-        say(f"resume={config.resume}: there is no checkpoint in {folder} yet; starting anew")
-    if saved:  # Lightning reads the file again: no need to hold it twice
-        saved |= {"state_dict": None, "optimizer_states": None}
-    earlier = saved["headwise"]["about"] if saved else None
-    before = earlier["config"] if earlier else None
-    if earlier and before and earlier.get("devices", 1) != world:  # a run keeps it, whatever its devices
-        config.data.global_batch_size = config.data.global_batch_size or before["data"]["global_batch_size"]
-    config.data.global_batch_size = batch_arithmetic(config.data, world)[0]
-    batch_arithmetic(config.data, world)[1]
-    start = adopt(config, resume_from or config.init_from, place.overrides) if config.init_from else None
-    packed = first_then_others("text", lambda: packed_text(config, start))
-    choices.settle(config, device.type, world, before)
-    config.compile = config.compile and not config.estimate and compiler_works(device)
-    plain = asdict(config) | {"run_dir": str(folder)}  # as it turned out
-    if saved and resume_from:
-        refuse_another_run(saved, plain, packed.key, resume_from, world)
-        over = why_finished(saved, config)
-        if over and (folder / "summary.json").exists():
-            say(f"{folder} has finished: {over}")
-            return json.loads((folder / "summary.json").read_text(encoding="utf-8")) if first else None
-    L.seed_everything(config.seed, verbose=False)
-    model = start.model.train() if start else GPT(config.model)
-    lines, accumulate = plan(config, world, model, packed.manifest["tokens"]), batch_arithmetic(config.data, world)[1]
-    about = {"config": plain, "devices": world, "data": packed.key, "text": packed.manifest["text"]}
-    about |= {"versions": versions(), "git_commit": git_commit()}
-    module = TrainingModule(
-        model, packed, config.optimizer, config.schedule, config.seed, about, compile=bool(config.compile)
-    )
-    block_size, wanted = config.model.block_size, config.data
-    datamodule = TextDataModule.from_token_files(
-        packed, block_size, wanted.batch_size, config.seed, wanted.val_tokens, config.trainer.max_steps
-    )
-    peak = matmul_peak(device, PRECISIONS[config.trainer.precision])
-    watching = [*make_callbacks(config, world, folder, packed, peak), *watchers]
-    if config.estimate:
-        if first:
-            print("\n".join([*lines, *measured(config, world, model, device)]))
-        return None
-    logger = loggers.make_logger(config.logger, folder, plain, place.name, place.sweep) if first else None
-    if first:
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
-        write_text(folder / "overrides.yaml", OmegaConf.to_yaml(place.overrides))
-        more = [*lines[1:], setting(config, world, device, peak)] if not place.sweep or folder.name == "0" else []
-        for line in [lines[0], *more, f"folder           {folder}"]:
-            say(line)
-    if config.compile:
-        say("compiling with the first step, which takes up to a minute, or some seconds with a warm cache")
-    whole_run = False
-    trainer = make_trainer(config, accumulate, watching, logger)
-    if world > 1 and config.threads:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # or Lightning shares the cores out anew
-    try:
-        trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
-        whole_run = True
-    except Pruned:  # which is no failure
-        whole_run = True
-        raise
-    except RuntimeError as error:
-        if world > 1 and devices.is_lost(error):
-            devices.leave_after_another(trainer)
-        raise
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
-        if (folder / "checkpoints/last.ckpt").exists() and first and place.again:
-            say(f"interrupted; {place.again}")
-        sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
-    finally:
-        if not whole_run:
-            devices.end_others(trainer)
-        wandb_run = loggers.whereabouts(logger)
-        loggers.close(logger, failed=not whole_run)
-    if not first:
-        return None
-    summary = summarize(folder, place.overrides, model.n_parameters(), wandb_run, time.monotonic() - began)
-    if config.data.val_tokens:  # the run validated on a part; what it came to is measured on all
-        summary |= whole_split(folder / "checkpoints" / "best.ckpt", packed, str(device))
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    return summary
 
 
-def adopt(config: TrainConfig, where: str | Path, overrides: list[str]) -> Checkpoint:
-    """The model to start from. `config` takes its kinds and sizes, all but the dropout and a shorter block_size; the
-    model keeps the weights that these use. Raises UserError for `overrides` that ask for another model."""
+def read_checkpoint(config: TrainConfig, folder: Path, is_first: bool) -> tuple[Path | None, dict | None]:
+    """Return the checkpoint to resume from and its contents but for the weights, which Lightning reads again; None
+    where there is none."""
+    resume_from = checkpoint_to_resume(config, folder) if is_first or config.resume else None
+    if resume_from:
+        return resume_from, checkpoint.read(resume_from, "resume") | {"state_dict": None, "optimizer_states": None}
+    if config.resume and is_first:
+        say(f"resume={config.resume}: there is no checkpoint in {folder} yet; starting from step 0")
+    return None, None
+
+
+def load_initial_model(config: TrainConfig, resume_from: Path | None, overrides: list[str]) -> Checkpoint | None:
+    """Return the model that training starts from, with the run's dropout and block_size, and its tokenizer; None
+    without init_from. Raises UserError for overrides that ask for another model."""
+    if not config.init_from:
+        return None
+    where = resume_from or config.init_from
     start = checkpoint.load(where, "init_from")
-    given = {override.split("=")[0].lstrip("+") for override in overrides}
-    theirs = start.model.config
-    for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
-        raise UserError(f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")
-    for name in asdict(theirs):
-        before, after = getattr(config.model, name), getattr(theirs, name)
-        asked = f"model.{name}" in given or ("model" in given and name in KINDS)
-        if name == "block_size":
-            require(
-                not asked or before <= after, f"model.block_size={before} is beyond the {after} of init_from={where}"
-            )
-            setattr(config.model, name, min(before, after))
-        elif name == "init":
-            require(not asked, f"model.init={before} means nothing with init_from={where}; leave it out")
-        elif name != "dropout":
-            require(not asked or before == after, f"model.{name}={before} differs from {after} in init_from={where}")
-            setattr(config.model, name, after)
-    config.tokenizer = TokenizerConfig(f"that of {where}", start.tokenizer.vocab_size)
+    model_config = initial_model_config(config.model, start.model.config, overrides, where)
     weights = start.model.state_dict()
     if "position.table.weight" in weights:
-        weights["position.table.weight"] = weights["position.table.weight"][: config.model.block_size].clone()
-    start.model = GPT.from_weights(config.model, weights)
-    return start
+        weights["position.table.weight"] = weights["position.table.weight"][: model_config.block_size].clone()
+    return replace(start, model=GPT.from_weights(model_config, weights))
 
 
-def packed_text(config: TrainConfig, start: Checkpoint | None) -> TokenFiles:
-    """The run's text as tokens, of the tokenizer of the model to start from if there is one; the model's vocabulary
-    becomes the tokenizer's."""
-    packed = prepare.prepare(config.data, config.tokenizer, start.tokenizer if start else None)
-    size = packed.tokenizer.vocab_size
-    config.model.vocab_size = config.model.vocab_size or size
-    require(
-        config.model.vocab_size >= size,
-        f"model.vocab_size={config.model.vocab_size} is below the tokenizer's {size}; leave it out",
-    )
-    return packed
+def prepare_text(config: TrainConfig, initial: Checkpoint | None) -> TokenFiles:
+    """Return the run's text as tokens, of the initial model's tokenizer if there is one."""
+    return prepare.prepare(config.data, config.tokenizer, initial.tokenizer if initial else None)
 
 
-def make_callbacks(
-    config: TrainConfig, devices: int, folder: Path, packed: TokenFiles, peak: float
-) -> list[L.Callback]:
-    """What watches the run. Prompts that are not given are a stretch of the validation text."""
-    tokenizer, block_size, wanted = packed.tokenizer, config.model.block_size, config.callbacks
-    val_every = config.trainer.val_check_interval
-    held_out = [i for i in packed.tokens("val")[:8192].tolist() if i != tokenizer.end_of_text]
-    own = tokenizer.encode(own_input(tokenizer.decode(held_out)))
-    asked = [
-        (f"prompt_{i}", tokenizer.encode(prompt, f"callbacks.attention.prompts: {prompt!r}"))
-        for i, prompt in enumerate(wanted.attention.prompts, start=1)
-    ]
-    shown = [prompt_input(name, ids, tokenizer, block_size) for name, ids in asked or [("text", own[:OWN])]]
-    others = [*repeats_input(ordinary_tokens(tokenizer), block_size), held_out_input(packed.tokens("val"), block_size)]
-    metrics = folder / "metrics.csv"
-    recorder = Recorder(folder / "attention", tokenizer, shown + others, str(folder), partial(losses, metrics))
-    sample = wanted.samples
-    start = tokenizer.encode(sample.prompt, "callbacks.samples.prompt") if sample.prompt else own[:32]
-    tokens_per_step, patience = batch_arithmetic(config.data, devices)[0] * block_size, wanted.early_stopping.patience
-    watch, checkpoints = Stopwatch(), folder / "checkpoints"
-    return [
-        MetricsLog(metrics, config.trainer.log_every_n_steps, val_every, tokens_per_step, peak, watch),
-        callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps, watch),
-        callbacks.TextSamples(
-            folder / "samples.txt", sample.every_n_steps, start, sample.tokens, sample.temperature, watch
-        ),
-        callbacks.ProgressBar(),
-        callbacks.Checkpoints(checkpoints, wanted.checkpoint.every_n_steps, val_every, patience, watch),
-    ]
+def finished_summary(saved: dict, run: RunConfig, folder: Path) -> dict | None:
+    """Return the summary of a run that has nothing left to do, and print why; None if it continues."""
+    why, file = why_finished(saved, run), folder / "summary.json"
+    if not why or not file.exists():
+        return None
+    say(f"{folder} has finished: {why}")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
-def make_trainer(config: TrainConfig, accumulate: int, watchers: list, logger: Logger | None) -> L.Trainer:
-    """Lightning's Trainer with the configuration's flags. One long epoch: steps are what counts."""
-    flags = asdict(config.trainer) | devices.flags(config)
-    flags["val_check_interval"] *= accumulate  # Lightning counts batches
-    flags["precision"] = "32-true" if flags["precision"] == "auto" else flags["precision"]
-    flags["log_every_n_steps"] = 1  # Lightning's own log is not used: MetricsLog counts steps
+def begin_folder(info: RunInfo, saved_config: dict[str, Any], plan: list[str]) -> None:
+    """Write what the run is to its folder, and print the plan."""
+    write_text(info.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(saved_config)))
+    write_text(info.folder / "overrides.yaml", OmegaConf.to_yaml(info.overrides))
+    first_of_sweep = not info.sweep or info.folder.name == "0"
+    for line in [*(plan if first_of_sweep else plan[:1]), f"folder           {info.folder}"]:
+        say(line)
+
+
+def fit(
+    trainer: L.Trainer,
+    module: TrainingModule,
+    datamodule: TextDataModule,
+    resume_from: Path | None,
+    run: RunConfig,
+    info: RunInfo,
+) -> None:
+    """Train. However it ends, the logger is closed and no other process is left."""
+    if run.n_devices > 1 and run.threads:
+        os.environ["OMP_NUM_THREADS"] = str(run.threads)  # or Lightning divides the cores among the processes
+    ended_well = False
     try:
-        return L.Trainer(
-            **flags,
-            max_epochs=-1,
-            check_val_every_n_epoch=None,
-            accumulate_grad_batches=accumulate,
-            num_sanity_val_steps=0,
-            callbacks=watchers,
-            logger=logger or False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        asked = config.trainer
-        given = f"trainer.accelerator={asked.accelerator} trainer.devices={asked.devices}"
-        given += f" trainer.strategy={asked.strategy} trainer.precision={asked.precision}"
-        raise UserError(f"{given}: {str(error).splitlines()[0]}") from error
+        trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+        ended_well = True
+    except Pruned:  # which is no failure
+        ended_well = True
+        raise
+    except RuntimeError as error:
+        if run.n_devices > 1 and strategies.is_lost(error):
+            strategies.leave_after_another(trainer)
+        raise
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
+        if (info.folder / "checkpoints/last.ckpt").exists() and trainer.is_global_zero and info.how_to_resume:
+            say(f"interrupted; {info.how_to_resume}")
+        sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
+    finally:
+        if not ended_well:
+            strategies.end_others(trainer)
+        loggers.close(trainer.logger, failed=not ended_well)
+
+
+def summarise(
+    run: RunConfig,
+    info: RunInfo,
+    module: TrainingModule,
+    token_files: TokenFiles,
+    wandb_run: str | None,
+    began: float,
+) -> dict[str, Any]:
+    """Write summary.json, and return its contents."""
+    parameters = module.model.n_parameters()
+    summary = summarize(info.folder, info.overrides, parameters, wandb_run, time.monotonic() - began)
+    if run.data.val_tokens:  # the run validated on a part; the result is measured on all of it
+        best = info.folder / "checkpoints" / "best.ckpt"
+        summary |= whole_split(best, token_files, str(module.device))
+    write_text(info.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
