@@ -16,15 +16,16 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 from hardware import processor
 from playwright.sync_api import sync_playwright
 
 from headwise.config import GPTConfig
-from headwise.inspection.hooks import AttentionMap
+from headwise.inspection.hooks import run_and_capture
 from headwise.inspection.inputs import Input
-from headwise.inspection.page.page import View, render
-from headwise.inspection.recorder import kept, page_prompt, scores_of, see
+from headwise.inspection.page.page import Prompt, View, render
+from headwise.inspection.recorder import mean_scores, page_arrays
 from headwise.model.gpt import GPT
 
 HOVER = """async () => {
@@ -55,14 +56,13 @@ def page_of(steps: list[int], length: int) -> str:
     """The page of random tokens as the model reads them at these steps."""
     ids = torch.randint(65, (1, length), generator=torch.Generator().manual_seed(1))
     model_input = Input("text", ids)
-    seen: list[AttentionMap] = []
-    maps, scores = [], []
-    for step in steps:
-        seen, _ = see(model_at(step, length), ids)
-        maps.append(kept(seen))
-        scores.append(scores_of(seen, model_input))
-    labels = [chr(97 + i % 26) for i in ids[0].tolist()]
-    return render(View("benchmark", steps, [page_prompt("text", labels, maps, scores, seen)], 6))
+    recorded = [run_and_capture(model_at(step, length), ids)[0] for step in steps]
+    patterns, norms = (np.stack(arrays) for arrays in zip(*map(page_arrays, recorded), strict=True))
+    all_scores = [mean_scores(maps, model_input) for maps in recorded]
+    scores = {name: np.stack([scores[name] for scores in all_scores]) for name in all_scores[0]}
+    labels, heads = [chr(97 + i % 26) for i in ids[0].tolist()], list(np.ndindex(6, 6))
+    prompt = Prompt("text", labels, patterns, norms, scores, recorded[-1], heads)
+    return render(View("benchmark", steps, [prompt], 6))
 
 
 def main() -> None:

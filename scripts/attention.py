@@ -1,4 +1,4 @@
-"""See what every head looks at: python scripts/attention.py --prompt "..." --output OUT.html (--help: every flag)."""
+"""Show what heads attend to: python scripts/attention.py --prompt "..." --output OUT.html (--help: every flag)."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from headwise.console import Parser, run, say
 
 
 def parser() -> Parser:
-    """The flags; what they mean is for headwise.inspection to check."""
+    """Return the flags; headwise.inspection checks their values."""
     flags = Parser(description="Show what the attention heads of a trained model do as it reads a prompt.")
     add = flags.add_argument
     add("--prompt", required=True, metavar="TEXT", help="the text to read")
@@ -26,10 +26,10 @@ def parser() -> Parser:
 def main(flags: argparse.Namespace) -> None:
     from headwise.checkpoint import load
     from headwise.errors import require
-    from headwise.files import output_path, whole, write_text
+    from headwise.files import output_path, whole
     from headwise.inspection.page.page import render
-    from headwise.inspection.snapshot import heads_of, reading_of, sheet_of, view_of
-    from headwise.inspection.tables import console_of, show_heads, show_walk
+    from headwise.inspection.snapshot import head_rows, text_view, tokenize, view_grid
+    from headwise.inspection.tables import console_of, print_heads, print_walkthrough
     from headwise.inspection.walkthrough import walk_through
 
     require((flags.layer is None) == (flags.head is None), "--layer and --head go together: one of them is missing")
@@ -38,37 +38,37 @@ def main(flags: argparse.Namespace) -> None:
     asked = flags.heads or walk or flags.output is not None or flags.png is not None
     require(asked, "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png")
     page = output_path(flags.output, "--output", ".html", ".htm") if flags.output is not None else None
-    sheet = output_path(flags.png, "--png", ".png") if flags.png is not None else None
+    png = output_path(flags.png, "--png", ".png") if flags.png is not None else None
     checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
-    reading = reading_of(checkpoint, flags.prompt, "--prompt")
-    start, told, console = {}, dict[str, Any](checkpoint=str(checkpoint.path)), console_of()
+    text = tokenize(checkpoint, flags.prompt, "--prompt")
+    start, numbers, console = {}, dict[str, Any](checkpoint=str(checkpoint.path)), console_of()
     if walk:
-        query = len(reading.ids) - 1 if flags.query is None else flags.query
+        query = len(text.ids) - 1 if flags.query is None else flags.query
         start = {"layer": flags.layer, "head": flags.head, "query": query, "walk": 1}
-        steps = walk_through(checkpoint, reading.ids, flags.layer, flags.head, query)
-    rows = heads_of(checkpoint, reading, effects=flags.heads) if walk or flags.heads else []
+        walkthrough = walk_through(checkpoint, text.ids, flags.layer, flags.head, query)
+    rows = head_rows(checkpoint, text, effects=flags.heads) if walk or flags.heads else []
     if walk:
         words = rows[flags.layer * checkpoint.model.config.n_head + flags.head]["words"]
-        told["walkthrough"] = steps.as_json() | {"words": words}
+        numbers["walkthrough"] = walkthrough.as_json() | {"words": words}
         if not flags.json:
-            show_walk(steps, words, console)
+            print_walkthrough(walkthrough, words, console)
     if flags.heads:
-        told["heads"] = rows
+        numbers["heads"] = rows
         if not flags.json:
-            show_heads(rows, console)
+            print_heads(rows, console)
     if flags.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(numbers, indent=2))
     announce = say if flags.json else print
-    if page or sheet:
-        view = view_of(checkpoint, [reading], start)
+    if page or png:
+        view = text_view(checkpoint, [text], start)
         if page:
-            write_text(page, render(view))
+            render(view).save(page)
             announce(str(page))
-        if sheet:
-            with whole(sheet) as temporary:
-                sheet_of(view).save(temporary, format="PNG")
-            announce(str(sheet))
+        if png:
+            with whole(png) as temporary:
+                view_grid(view).save(temporary, format="PNG")
+            announce(str(png))
 
 
 if __name__ == "__main__":

@@ -134,17 +134,16 @@ def tell(
 
 def write_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]", num_samples: int) -> None:
     """The page of the texts just generated."""
-    from headwise.files import write_text
     from headwise.inspection.page.page import render
-    from headwise.inspection.snapshot import Reading, view_of
+    from headwise.inspection.snapshot import Text, text_view
 
-    readings = []
+    texts = []
     for number, sample in enumerate(samples):
         before = checkpoint.tokenizer.encode(sample.prompt)
         name = "the text" if len(samples) == 1 else f"prompt {number // num_samples + 1}, seed {sample.seed}"
-        readings.append(Reading(name, before + sample.tokens, len(before)))
-    say("looking at what every token looked at")
-    write_text(page, render(view_of(checkpoint, readings)))
+        texts.append(Text(name, before + sample.tokens, len(before)))
+    say("recording the attention of every token")
+    render(text_view(checkpoint, texts)).save(page)
     say(str(page))
 
 

@@ -149,7 +149,7 @@ def test_scores_are_shown_where_q_and_k_are_stored_and_elsewhere_it_says_why(pag
     page.click("#head-1-2")
     pick(page, "show", "scores")
     point(page, 8, 5)
-    assert value(page) == pytest.approx(float(seen["text"][2][1].scores[0, 2, 8, 5]), rel=1e-5)
+    assert value(page) == pytest.approx(float(seen["text"][2][1].scaled_scores[0, 2, 8, 5]), rel=1e-5)
     page.click("#head-1-0")
     settle(page)
     assert "No scores of head 1.0" in page.inner_text("#why")
@@ -475,7 +475,7 @@ def test_one_row_as_a_table(visit, text, seen):
     weights = attention(seen, 2, 0, 1, 3)[6, :7]
     assert page.locator("#row [data-column=weight]").evaluate_all(column) == pytest.approx(weights.tolist(), abs=1e-7)
     scores = page.locator("#row [data-column='q·k/√d']").evaluate_all(column)
-    assert scores == pytest.approx(seen["text"][2][1].scores[0, 3, 6, :7].tolist(), rel=1e-5)
+    assert scores == pytest.approx(seen["text"][2][1].scaled_scores[0, 3, 6, :7].tolist(), rel=1e-5)
     page.check("#ranked")
     settle(page)
     found = page.locator("#row [data-column=weight]").evaluate_all(column)
@@ -642,7 +642,7 @@ def test_hostile_tokens_and_titles_stay_text(page):
 
 
 def test_what_was_left_out_is_said(visit, seen):
-    page = visit(render(view_of(seen), budget=1000))
+    page = visit(render(view_of(seen), max_bytes=1000))
     notice = page.inner_text("#notice")
     assert "1 of 3 steps between the first and the last" in notice
     assert "q, k and v of 6 of 6 heads" in notice
@@ -739,7 +739,7 @@ def test_what_the_tests_read_cannot_be_written(page):
 
 def test_what_the_model_wrote_is_underlined_and_explained(visit, seen):
     view = view_of(seen)
-    view.prompts[0].new, view.prompts[0].note = 4, "These are <b>some</b> of the tokens."
+    view.prompts[0].generated_from, view.prompts[0].note = 4, "These are <b>some</b> of the tokens."
     page = visit(render(view))
     fresh = page.evaluate("[...document.querySelectorAll('.token.fresh')].map((token) => Number(token.dataset.token))")
     assert fresh == list(range(4, len(view.prompts[0].labels)))

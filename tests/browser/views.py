@@ -8,7 +8,7 @@ import torch
 
 from headwise.inspection.head_scores import head_scores
 from headwise.inspection.hooks import capture
-from headwise.inspection.page.page import HeadVectors, Prompt, View, companded
+from headwise.inspection.page.page import Prompt, View, compand
 from tests.small import randomize, small_model
 
 STEPS = [0, 30, 110]
@@ -61,13 +61,10 @@ def prompt_of(name, passes, heads):
     scores = {metric: values.numpy() for metric, values in head_scores(patterns).items()}
     scores["induction"] = np.full(patterns.shape[:3], np.nan)
     scores["a_new_metric"] = np.arange(patterns[..., 0, 0].numel()).reshape(patterns.shape[:3]) / 3
-    vectors = {}
-    for layer, head in heads:
-        m = passes[-1][layer]
-        arrays = m.q[0, head], m.k[0, head // 2], m.v[0, head // 2], m.pattern[0, head]
-        vectors[layer, head] = HeadVectors(*(x.numpy() for x in arrays))
     norms = torch.stack([torch.stack(layers) for layers in norms]).numpy()
-    return Prompt(name, labels_of(name), companded(patterns.numpy()), norms, scores, vectors)
+    return Prompt(
+        name, labels_of(name), compand(patterns.numpy()), norms, scores, list(passes[-1].values()), list(heads)
+    )
 
 
 def view_of(seen, heads=((0, 1), (1, 2), (1, 3)), **changes):

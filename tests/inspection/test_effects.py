@@ -12,9 +12,9 @@ from headwise.inspection.effects import (
     mean_ablation,
     ov_copying,
     repeat_losses,
-    stream,
+    residual_stream,
 )
-from headwise.inspection.hooks import capture, edited
+from headwise.inspection.hooks import capture, edit_heads
 from headwise.model.gpt import next_token_loss
 from tests.small import randomize, small_model
 
@@ -32,7 +32,7 @@ def model(request):
 
 
 def test_the_parts_add_up_to_the_stream_and_their_logits_to_the_models(model):
-    parts = stream(model, IDS)
+    parts = residual_stream(model, IDS)
     through = FrozenNorm(model, parts.total())
     heads = through.logits(parts.heads.transpose(1, 2)).sum((0, 1))  # over layers and heads, [B, T, V]
     rest = [parts.embedding, parts.mlp.sum(0), parts.bias.sum(0)]
@@ -41,7 +41,7 @@ def test_the_parts_add_up_to_the_stream_and_their_logits_to_the_models(model):
 
 
 def test_a_heads_attribution_is_its_logit_of_the_next_token_above_the_mean(model):
-    parts = stream(model, IDS[:, :-1])
+    parts = residual_stream(model, IDS[:, :-1])
     logits = FrozenNorm(model, parts.total()).logits(parts.heads[1, :, 2])  # layer 1, head 2: [B, T, V]
     centred = logits - logits.mean(-1, keepdim=True)
     expected = centred.gather(-1, IDS[:, 1:, None]).mean()
@@ -98,7 +98,7 @@ def test_importance_is_the_slope_of_the_loss_as_the_head_fades(model):
         def fade(layer, z):
             return torch.cat((z[:, :1], z[:, 1:2] * factor, z[:, 2:]), dim=1) if layer == 1 else z
 
-        with torch.no_grad(), edited(model, fade):
+        with torch.no_grad(), edit_heads(model, fade):
             each = next_token_loss(model(IDS[:, :-1]), IDS[:, 1:], reduction="none")
         return each.view(5, -1).mean(-1).double()
 

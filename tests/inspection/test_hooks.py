@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from headwise.huggingface import LAYOUTS, to_theirs, write_config
-from headwise.inspection.hooks import capture
+from headwise.inspection.hooks import capture, edit_heads
 from headwise.model.attention import ATTENTIONS, causal_mask, merge_heads
 from headwise.model.kv_cache import KVCache
 from tests.presets import PRESETS
@@ -32,10 +32,26 @@ def test_scores_pattern_z_and_result_follow_from_one_another(kind):
     with capture(model) as maps:
         model(IDS)
     for layer, seen in maps.items():
-        assert torch.equal(seen.scores.isinf(), ~causal_mask(7, 7).expand(2, 3, 7, 7))
-        assert torch.allclose(ATTENTIONS[kind].normalize(seen.scores), seen.pattern, atol=1e-6)
+        assert torch.allclose(seen.scores, seen.q @ seen.k.mT, atol=1e-6)
+        assert torch.equal(seen.scaled_scores, seen.scores / 6**0.5)
+        assert torch.allclose(seen.masked_scores.tril(), seen.scaled_scores.tril())
+        assert torch.equal(seen.masked_scores.isinf(), ~causal_mask(7, 7).expand(2, 3, 7, 7))
+        assert torch.allclose(ATTENTIONS[kind].normalize(seen.masked_scores), seen.pattern, atol=1e-6)
         assert torch.allclose(seen.pattern @ seen.v, seen.z, atol=1e-6)
         assert torch.allclose(seen.result.sum(1), model.blocks[layer].attention.out(merge_heads(seen.z)), atol=1e-6)
+
+
+def test_edit_heads_changes_z_before_the_output_projection_and_lets_gradients_through():
+    model = small_model()
+    removed = torch.zeros(2, 3, 7, 6, requires_grad=True)
+    with edit_heads(model, lambda layer, z: z * removed if layer == 1 else z):
+        edited = model(IDS)
+    block = model.blocks[1]
+    hook = block.attention.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output))
+    assert torch.allclose(edited, model(IDS), atol=1e-6)
+    hook.remove()
+    edited.sum().backward()
+    assert removed.grad.any()
 
 
 def test_results_stay_those_of_the_pass_when_the_weights_change():

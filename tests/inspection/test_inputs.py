@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from headwise.errors import UserError
-from headwise.inspection.inputs import SHOWN, held_out_input, ordinary_tokens, own_input, prompt_input, repeats_input
+from headwise.inspection.inputs import (
+    MAX_DRAWN,
+    held_out_input,
+    ordinary_tokens,
+    prompt_input,
+    prose_excerpt,
+    repeats_input,
+)
 from headwise.tokenizer import train_tokenizer
 from tests.small import small_tokenizer
 
@@ -14,20 +21,20 @@ TOKENIZER = small_tokenizer()
 
 def test_prompts_are_shown_as_far_as_there_is_room_and_it_says_so(capsys):
     ids = TOKENIZER.encode("lions " * 30)
-    assert prompt_input("prompt_1", ids, TOKENIZER, 999).ids.tolist() == [ids[:SHOWN]]
-    assert "prompt_1 is looked at up to its first 64 of 180 tokens" in capsys.readouterr().err
+    assert prompt_input("prompt_1", ids, TOKENIZER, 999).ids.tolist() == [ids[:MAX_DRAWN]]
+    assert "prompt_1 has 180 tokens; the first 64 are recorded" in capsys.readouterr().err
     assert prompt_input("prompt_1", ids, TOKENIZER, 29).ids.shape == (1, 29)
 
 
 def test_a_prompt_too_short_to_attend_in_is_refused():
-    with pytest.raises(UserError, match="too short to attend in"):
+    with pytest.raises(UserError, match="has fewer than two tokens"):
         prompt_input("prompt_1", TOKENIZER.encode("T"), TOKENIZER, 29)
 
 
 def test_the_texts_own_probe_starts_at_its_first_line_of_prose():
     text = "tail of a line\n   >>> code = 1\n\nThe kids were scared of the lions,\nso they left.\n"
-    assert own_input(text).startswith("The kids were scared of the lions,\nso they")
-    assert own_input("x = 1\n") == "x = 1\n"
+    assert prose_excerpt(text).startswith("The kids were scared of the lions,\nso they")
+    assert prose_excerpt("x = 1\n") == "x = 1\n"
 
 
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 4)])
@@ -58,4 +65,4 @@ def test_held_out_text_is_spread_over_the_split_and_cut_to_the_model():
     assert model_input.ids.shape == (8, 29)
     assert (int(model_input.ids[0, 0]), int(model_input.ids[-1, -1])) == (0, 999)
     assert held_out_input(tokens[:30], 29).ids.shape == (2, 29)  # no window twice
-    assert not model_input.shown
+    assert not model_input.drawn

@@ -8,13 +8,13 @@ from headwise.inspection.plots import (
     MASKED,
     PAPER,
     attention_grid,
-    colours_of,
     has_glyph,
     head_timeline,
     loss_curve,
     map_pixels,
     metric_grid,
     palette,
+    score_colours,
 )
 
 
@@ -97,14 +97,14 @@ def test_a_grid_writes_each_heads_score_on_the_colour_of_its_value():
     values = np.array([[0.0, 1.0, 0.25], [0.5, 1.0, 0.0]])
     grid = metric_grid(values, "t", (0.0, 1.0))
     corner = lambda layer, head: grid.getpixel((66 + head * 58 + 2, 54 + layer * 30 + 2))  # noqa: E731
-    white, dark = (tuple(colour) for colour in colours_of(np.array([0.0, 1.0]), (0.0, 1.0)).tolist())
+    white, dark = (tuple(colour) for colour in score_colours(np.array([0.0, 1.0]), (0.0, 1.0)).tolist())
     assert corner(0, 1) == corner(1, 1) == dark
     assert corner(0, 0) == corner(1, 2) == white != corner(0, 2)
     assert metric_grid(values * 0.1, "t", (0.0, 1.0)).size == grid.size
 
 
 def test_signed_scores_have_a_hue_for_each_sign():
-    red, white, blue = colours_of(np.array([-1.0, 0.0, 1.0]), (-1.0, 1.0)).tolist()
+    red, white, blue = score_colours(np.array([-1.0, 0.0, 1.0]), (-1.0, 1.0)).tolist()
     assert red[0] > red[2]
     assert blue[2] > blue[0]
     assert min(white) > 240

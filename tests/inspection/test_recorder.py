@@ -10,9 +10,10 @@ from PIL import Image
 from headwise.errors import UserError
 from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.head_scores import METRICS, head_scores
+from headwise.inspection.hooks import run_and_capture
 from headwise.inspection.inputs import held_out_input, ordinary_tokens, prompt_input, repeats_input
 from headwise.inspection.page import page as viewer
-from headwise.inspection.recorder import COLUMNS, Recorder, see
+from headwise.inspection.recorder import COLUMNS, Recorder
 from tests.small import randomize, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -43,7 +44,7 @@ def rows(folder):
 
 
 def test_a_look_writes_sheets_grids_the_page_and_a_row_for_every_head(tmp_path):
-    look = recorder(tmp_path).look(model(), 500)
+    look = recorder(tmp_path).record(model(), 500)
     sheets = {f"attn/maps/{name}": tmp_path / f"maps_{name}_step_000500.png" for name in ("text", "repeats")}
     grids = {f"heads/{name}": tmp_path / f"grid_{name}.png" for name in METRICS}
     assert look.pictures == sheets | grids
@@ -56,13 +57,13 @@ def test_a_look_writes_sheets_grids_the_page_and_a_row_for_every_head(tmp_path):
 
 def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are_empty(tmp_path):
     made = recorder(tmp_path)
-    made.look(model(), 0)
+    made.record(model(), 0)
     text, repeats, val = (
         next(row for row in rows(tmp_path) if (row["input"], row["layer"], row["head"]) == (model_input.name, "1", "2"))
         for model_input in made.inputs
     )
     ids = made.inputs[1].ids
-    pattern = see(model(), ids)[0][1].pattern
+    pattern = run_and_capture(model(), ids)[0][1].pattern
     for name, values in head_scores(pattern, ids).items():
         assert float(repeats[name]) == pytest.approx(float(values[:, 2].mean()))
     assert text["induction"] == val["induction"] == text["duplicate_token"] == ""
@@ -72,7 +73,7 @@ def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are
 
 def test_the_numbers_are_the_greatest_the_mean_and_how_many_heads_have_formed(tmp_path):
     made = recorder(tmp_path)
-    look = made.look(model(), 0)
+    look = made.record(model(), 0)
     told = np.array([float(row["first_token"]) for row in rows(tmp_path) if row["input"] == "val"])
     assert look.numbers["heads/first_token/max"] == pytest.approx(told.max())
     assert look.numbers["heads/first_token/mean"] == pytest.approx(told.mean())
@@ -86,8 +87,8 @@ def test_the_numbers_are_the_greatest_the_mean_and_how_many_heads_have_formed(tm
 
 def test_the_last_look_adds_what_heads_do_to_predictions_and_the_films(tmp_path):
     made = recorder(tmp_path)
-    made.look(model(1), 0)
-    made.look(model(2), 500)
+    made.record(model(1), 0)
+    made.record(model(2), 500)
     last = made.finish(model(2), 500)  # in place of the look at the same step
     assert [row["step"] for row in rows(tmp_path)] == ["0"] * 18 + ["500"] * 18
     val = [row for row in rows(tmp_path) if (row["step"], row["input"]) == ("500", "val")]
@@ -105,7 +106,7 @@ def test_the_last_look_adds_what_heads_do_to_predictions_and_the_films(tmp_path)
 
 def test_pictures_have_the_same_size_at_every_step(tmp_path):
     made = recorder(tmp_path)
-    first, second = (made.look(model(seed), step) for seed, step in ((1, 0), (9, 1)))
+    first, second = (made.record(model(seed), step) for seed, step in ((1, 0), (9, 1)))
     sizes = {name: Image.open(file).size for name, file in first.pictures.items()}
     assert {name: Image.open(file).size for name, file in second.pictures.items()} == sizes
 
@@ -114,7 +115,7 @@ def test_looking_changes_neither_weights_nor_mode_nor_random_state(tmp_path):
     made, looked_at = recorder(tmp_path), model(dropout=0.5)
     looked_at.train()
     state = torch.get_rng_state()
-    first, second = made.look(looked_at, 0), made.finish(looked_at, 1)
+    first, second = made.record(looked_at, 0), made.finish(looked_at, 1)
     assert {name: second.numbers[name] for name in first.numbers} == first.numbers  # dropout is off while looking
     assert torch.equal(state, torch.get_rng_state())
     assert looked_at.training
@@ -126,15 +127,15 @@ def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkey
     monkeypatch.setattr("headwise.inspection.recorder.render", lambda view: views.append(view) or "page")
     made = recorder(tmp_path)
     for seed, step in ((1, 0), (2, 500), (3, 1000)):
-        made.look(model(seed), step)
-    made.look(model(4), 1100, pictures=False)
+        made.record(model(seed), step)
+    made.record(model(4), 1100, pictures=False)
     again = recorder(tmp_path, step=500)
     assert {row["step"] for row in rows(tmp_path)} == {"0", "500"}
     assert sorted(file.name for file in tmp_path.glob("maps_text_*.png")) == [
         "maps_text_step_000000.png",
         "maps_text_step_000500.png",
     ]
-    again.look(model(3), 1000)
+    again.record(model(3), 1000)
     before, after = views[2], views[-1]
     assert before.steps == after.steps == [0, 500, 1000]
     assert [prompt.name for prompt in after.prompts] == ["text", "repeats"]
@@ -144,14 +145,16 @@ def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkey
         assert set(new.scores) == set(METRICS)
         for name in METRICS:
             assert np.allclose(old.scores[name], new.scores[name])
-    pattern = see(model(2), made.inputs[0].ids)[0][1].pattern[0, 2].numpy()
-    assert np.array_equal(after.prompts[0].patterns[1, 1, 2], viewer.companded(pattern))
-    assert np.array_equal(after.prompts[0].vectors[1, 2].pattern, see(model(3), made.inputs[0].ids)[0][1].pattern[0, 2])
+    pattern = run_and_capture(model(2), made.inputs[0].ids)[0][1].pattern[0, 2].numpy()
+    assert np.array_equal(after.prompts[0].patterns[1, 1, 2], viewer.compand(pattern))
+    assert np.array_equal(
+        after.prompts[0].maps[1].pattern[0, 2], run_and_capture(model(3), made.inputs[0].ids)[0][1].pattern[0, 2]
+    )
     assert after.losses == LOSSES
 
 
 def test_a_damaged_step_is_named_before_training_goes_on(tmp_path):
-    recorder(tmp_path).look(model(), 0)
+    recorder(tmp_path).record(model(), 0)
     file = tmp_path / "steps/step_000000.npz"
     for damaged in (b"", b"PK no zip", file.read_bytes()[:200]):
         file.write_bytes(damaged)

@@ -11,11 +11,10 @@ from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.head_scores import METRICS, induction, previous_token
-from headwise.inspection.hooks import capture
+from headwise.inspection.hooks import capture, run_and_capture
 from headwise.inspection.inputs import ordinary_tokens, repeats_input
-from headwise.inspection.page.page import companded
-from headwise.inspection.recorder import see
-from headwise.inspection.snapshot import look, reading_of, sheet_of, view_of
+from headwise.inspection.page.page import compand
+from headwise.inspection.snapshot import show, text_view, tokenize, view_grid
 from tests.browser.views import data_of
 from tests.small import randomize, script, script_here, small_model, small_tokenizer, train
 
@@ -38,36 +37,36 @@ def checkpoint(tmp_path):
 
 
 def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
-    view = view_of(checkpoint, [reading_of(checkpoint, TEXT)], start={"layer": 1})
+    view = text_view(checkpoint, [tokenize(checkpoint, TEXT)], start={"layer": 1})
     (prompt,) = view.prompts
     model, ids = checkpoint.model, torch.tensor([checkpoint.tokenizer.encode(TEXT)])
     with torch.no_grad(), capture(model) as maps:
         model(ids)
     assert (view.steps, view.n_kv_head, view.normalize, view.start) == ([700], 1, "softmax", {"layer": 1})
     assert prompt.labels == [checkpoint.tokenizer.label(i) for i in ids[0].tolist()]
-    assert np.array_equal(prompt.patterns[0, 1, 2], companded(maps[1].pattern[0, 2].numpy()))
-    assert np.array_equal(prompt.vectors[1, 2].q, maps[1].q[0, 2])
-    assert np.array_equal(prompt.vectors[1, 2].k, maps[1].k[0, 0])
+    assert np.array_equal(prompt.patterns[0, 1, 2], compand(maps[1].pattern[0, 2].numpy()))
+    assert np.array_equal(prompt.maps[1].q[0, 2], maps[1].q[0, 2])
+    assert np.array_equal(prompt.maps[1].k[0, 0], maps[1].k[0, 0])
     assert set(prompt.scores) == {*METRICS, *EFFECTS}
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
     (model_input,) = repeats_input(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
-    expected = induction(see(model, model_input.ids)[0][1].pattern, model_input.ids)[:, 2].mean()
+    expected = induction(run_and_capture(model, model_input.ids)[0][1].pattern, model_input.ids)[:, 2].mean()
     assert prompt.scores["induction"][0, 1, 2] == pytest.approx(float(expected))
-    assert sheet_of(view).size[0] > 500
+    assert view_grid(view).size[0] > 500
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("T", "too short to attend in"), ("lions " * 5, "has 30 tokens, and the model sees 29 at once")],
+    [("T", "has fewer than two tokens"), ("lions " * 5, "has 30 tokens; give at most block_size=29")],
 )
 def test_a_text_that_cannot_be_shown_is_refused(checkpoint, text, message):
     with pytest.raises(UserError, match=message):
-        reading_of(checkpoint, text)
+        tokenize(checkpoint, text)
 
 
 def test_a_notebook_shows_the_page_in_one_line(checkpoint, monkeypatch):
     monkeypatch.setattr("headwise.inspection.snapshot.load", lambda where: checkpoint)
-    shown = look(TEXT)._repr_html_()
+    shown = show(TEXT)._repr_html_()
     assert shown.startswith("<iframe")
     assert "allow-scripts" in shown
 

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
-from headwise.inspection.tables import console_of, number, show_walk
+from headwise.inspection.tables import console_of, format_number, print_walkthrough
 from headwise.inspection.walkthrough import walk_through
 from headwise.tokenizer import train_tokenizer
 from tests.small import randomize, small_model, small_tokenizer
@@ -38,7 +38,7 @@ def walk_of(kind="qwen3", text=TEXT, layer=1, head=2, query=7, tokenizer=None):
 
 def printed(walk, width):
     out = io.StringIO()
-    show_walk(walk, "looks at lions", console_of(out, width))
+    print_walkthrough(walk, "looks at lions", console_of(out, width))
     return out.getvalue()
 
 
@@ -52,22 +52,22 @@ def test_every_number_of_the_json_follows_from_those_before_it(kind):
     scaled = scores / math.sqrt(width)
     projected = np.array(told["w_q"]) @ told["x"] + told["b_q"]
     assert np.allclose(told["projected"], projected, atol=1e-5)
-    assert told["then"] == ([] if kind == "gpt2" else ["normed", "turned by their positions"])
-    if not told["then"]:
+    assert told["projected_then"] == ([] if kind == "gpt2" else ["normed", "rotated by position"])
+    if not told["projected_then"]:
         assert np.allclose(q, projected, atol=1e-5)
     assert np.allclose(told["scores"], scores, atol=1e-4)
-    assert np.allclose(told["scaled"], scaled, atol=1e-4)
-    assert [x is None for x in told["masked"]] == [j > query for j in range(len(TEXT))]
+    assert np.allclose(told["scaled_scores"], scaled, atol=1e-4)
+    assert [x is None for x in told["masked_scores"]] == [j > query for j in range(len(TEXT))]
     seen = scaled[: query + 1]
     weights = np.maximum(seen, 0) / (query + 1) if kind == "relu" else np.exp(seen) / np.exp(seen).sum()
-    assert np.allclose(told["weights"][: query + 1], weights, atol=1e-5)
-    assert told["weights"][query + 1 :] == [0] * (len(TEXT) - query - 1)
+    assert np.allclose(told["pattern"][: query + 1], weights, atol=1e-5)
+    assert told["pattern"][query + 1 :] == [0] * (len(TEXT) - query - 1)
     z = weights @ v[: query + 1]
-    assert np.allclose(told["taken"][3], weights[3] * v[3], atol=1e-5)
+    assert np.allclose(told["weighted_values"][3], weights[3] * v[3], atol=1e-5)
     assert np.allclose(told["z"], z, atol=1e-5)
-    assert np.allclose(told["update"], z @ w_o, atol=1e-4)
-    assert told["update"] == told["updates"][told["head"]]
-    after = np.array(told["before"]) + np.sum(told["updates"], 0) + told["bias"]
+    assert np.allclose(told["result"], z @ w_o, atol=1e-4)
+    assert told["result"] == told["results"][told["head"]]
+    after = np.array(told["before"]) + np.sum(told["results"], 0) + told["bias"]
     assert np.allclose(told["after"], after, atol=1e-4)
 
 
@@ -76,8 +76,8 @@ def test_the_weights_are_the_models_and_all_parts_add_up_to_its_logits(kind):
     for layer in (0, 1):
         for query in (0, 7, len(TEXT) - 1):
             walk = walk_of(kind, layer=layer, query=query)
-            assert walk.weights_off < 1e-6
-            assert walk.logits_off < 1e-4
+            assert walk.pattern_error < 1e-6
+            assert walk.logits_error < 1e-4
 
 
 @torch.no_grad()
@@ -102,8 +102,8 @@ def test_the_streams_are_those_of_the_model():
     assert torch.allclose(walk.before, kept["before"][0, 7], atol=1e-5)
     assert torch.allclose(walk.after, kept["after"][0, 7], atol=1e-5)
     assert torch.allclose(walk.logits, logits[0, 7], atol=1e-5)
-    assert walk.came == ids[8]
-    assert list(walk.predictions()) == [checkpoint.tokenizer.label(i) for i in logits[0, 7].topk(5).indices.tolist()]
+    assert walk.next_token == ids[8]
+    assert list(walk.likeliest()) == [checkpoint.tokenizer.label(i) for i in logits[0, 7].topk(5).indices.tolist()]
 
 
 @torch.no_grad()
@@ -113,8 +113,8 @@ def test_what_a_head_raises_is_its_update_through_the_norm_as_it_was_and_the_une
     model.norm.register_forward_pre_hook(lambda _, inputs: end.append(inputs[0][0, 7]))
     model(torch.tensor([checkpoint.tokenizer.encode(TEXT)]))
     scale = (end[0].square().mean() + model.norm.eps).rsqrt()
-    expected = (walk.update * scale * model.norm.weight) @ model.head.weight.T
-    assert torch.allclose(walk.gains, expected - expected.mean(), atol=1e-5)
+    expected = (walk.result * scale * model.norm.weight) @ model.head.weight.T
+    assert torch.allclose(walk.logit_changes, expected - expected.mean(), atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -154,7 +154,7 @@ def test_of_many_keys_the_heaviest_are_shown_and_the_rest_counted():
     walk = walk_of(text="so they left right away.", query=20)
     out = printed(walk, 80)
     assert "The 16 keys of the greatest weights; the other 5 count in every sum." in out
-    for j in walk.weights[:21].topk(16).indices.tolist():
+    for j in walk.pattern[:21].topk(16).indices.tolist():
         assert f"{j:>3} {walk.tokens[j]}" in out
 
 
@@ -172,4 +172,9 @@ def test_places_that_are_not_there_are_refused(place, message):
 
 
 def test_numbers_have_no_minus_before_a_zero_and_stay_narrow():
-    assert [number(x) for x in (-0.00001, 12.34567, -math.inf, -123456.7)] == ["0.0000", "12.3457", "−∞", "-1.235e+05"]
+    assert [format_number(x) for x in (-0.00001, 12.34567, -math.inf, -123456.7)] == [
+        "0.0000",
+        "12.3457",
+        "−∞",
+        "-1.235e+05",
+    ]

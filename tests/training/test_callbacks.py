@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from headwise.errors import RunError
-from headwise.inspection.recorder import Look
+from headwise.inspection.recorder import Snapshot
 from headwise.training.callbacks import AttentionMaps, Checkpoints, ProgressBar, read_samples
 from headwise.training.clock import Clock, Stopwatch, step_ended
 from headwise.training.metrics import refuse_to_diverge
@@ -33,7 +33,7 @@ def test_something_is_due_every_n_steps_and_at_the_last_and_never_within_a_step(
 def test_attention_is_looked_at_early_and_then_every_n_steps_and_pictured_a_bounded_number_of_times():
     looked = []
     recorder = SimpleNamespace(
-        look=lambda model, step, pictures: looked.append((step, pictures)) or Look(step), begin=lambda step: None
+        record=lambda model, step, pictures: looked.append((step, pictures)) or Snapshot(step), begin=lambda step: None
     )
     maps, made = AttentionMaps(recorder, 100, Stopwatch()), module()
     made.train_loss = made.grad_norm = torch.tensor(1.0)

@@ -1,15 +1,18 @@
-"""Attention maps from any forward pass, from outside the model.
+"""Attention maps of any forward pass, and edits of what its heads compute, from outside the model.
 
     with capture(model) as maps:
         model(ids)
-    maps[layer].pattern        # [B, H, Tq, Tk]
+    maps[layer].pattern  # [B, H, Tq, Tk]
 
-Inside the block every attention runs its reference body, in float32, which names the pattern; outside it the
-model is untouched and nothing is kept. Weights, training mode and random state stay as they are, and a model
-compiled in place runs uncompiled for the length of the block, without being compiled again.
+    with edit_heads(model, lambda layer, z: z * 0 if layer == 1 else z):
+        model(ids)
 
-Dimensions: B batch, H heads, G key/value heads, Tq queries, Tk keys (more than queries with a cache), D head width,
-C = n_embd.
+Inside the block every attention module calls another function in place of its own; afterwards it has its own again.
+Weights, training mode and random state do not change. A compiled model runs uncompiled inside the block and is not
+compiled again after it.
+
+Dimensions: B batch, H heads, G key/value heads, Tq queries, Tk keys (more than queries with a cache), D head_dim,
+C = n_embd, V = vocab_size.
 """
 
 from __future__ import annotations
@@ -19,113 +22,123 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headwise.model.attention import Attend, CausalSelfAttention, causal_mask
+from headwise.model.gpt import GPT, eval_mode
 
 
 @dataclass
 class AttentionMap:
-    """One layer's attention of the latest forward pass, float32, without gradients."""
+    """One layer's attention in the latest forward pass; float32, detached from the graph."""
 
-    q: Tensor  # [B, H, Tq, D], as they meet the keys: normed and turned
-    k: Tensor  # [B, G, Tk, D]
+    q: Tensor  # [B, H, Tq, D], after QK-norm and rotation
+    k: Tensor  # [B, G, Tk, D], after QK-norm and rotation
     v: Tensor  # [B, G, Tk, D]
-    mask: Tensor  # broadcasts to [B, H, Tq, Tk]: True where a query may look
-    pattern: Tensor  # [B, H, Tq, Tk], row = query, column = key: the weights; what may not be seen is 0
-    z: Tensor  # [B, H, Tq, D], the mixture of values that each query received
+    mask: Tensor  # broadcasts to [B, H, Tq, Tk]; True where a query may attend to a key
+    pattern: Tensor  # [B, H, Tq, Tk], attention weights after softmax and mask; rows are queries, columns keys
+    z: Tensor  # [B, H, Tq, D], pattern @ v
     w_o: Tensor  # [H, D, C], each head's slice of the output projection
 
     def cpu(self) -> AttentionMap:
-        """The same on the CPU."""
+        """Return a copy on the CPU."""
         return AttentionMap(**{name: value.cpu() for name, value in vars(self).items()})
 
     @property
     def scores(self) -> Tensor:
-        """q.k / sqrt(D), minus infinity where masked [B, H, Tq, Tk]; the pattern is their normalisation."""
+        """Return q.k [B, H, Tq, Tk], later keys included."""
         k = self.k.repeat_interleave(self.q.size(1) // self.k.size(1), dim=1)
-        return (self.q @ k.transpose(-2, -1) / math.sqrt(self.q.size(-1))).masked_fill(~self.mask, -math.inf)
+        return self.q @ k.transpose(-2, -1)
+
+    @property
+    def scaled_scores(self) -> Tensor:
+        """Return q.k / sqrt(D) [B, H, Tq, Tk]."""
+        return self.scores / math.sqrt(self.q.size(-1))
+
+    @property
+    def masked_scores(self) -> Tensor:
+        """Return q.k / sqrt(D) [B, H, Tq, Tk], minus infinity where masked; the softmax of these is the pattern."""
+        return self.scaled_scores.masked_fill(~self.mask, -math.inf)
 
     @property
     def result(self) -> Tensor:
-        """What each head adds to each token's embedding [B, H, Tq, C]; their sum and W_O's bias are the layer's
-        update."""
+        """Return what each head adds to the residual stream, z W_O [B, H, Tq, C]. Their sum plus W_O's bias is the
+        layer's output."""
         return self.z @ self.w_o
-
-
-Wrap = Callable[[int, CausalSelfAttention, Attend], Attend]
-
-
-@contextmanager
-def _swapped(model: nn.Module, wrap: Wrap) -> Iterator[None]:
-    """Inside, the attention of every layer is wrap(layer, part, what it was)."""
-    parts = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
-    before = [part.attend for part in parts]
-    with uncompiled():
-        try:
-            for layer, part in enumerate(parts):
-                part.attend = wrap(layer, part, part.attend)
-            yield
-        finally:
-            for part, attend in zip(parts, before, strict=True):
-                part.attend = attend
-
-
-def uncompiled() -> AbstractContextManager:
-    """Inside, what torch has compiled runs as it was written. Where nothing was compiled yet, torch's compiler is not
-    even loaded, which takes a second."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
 def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
-    """Collect every layer's attention map, {layer: map}, of the latest forward pass inside the block."""
+    """Record {layer: attention map} of the latest forward pass inside the block."""
     maps: dict[int, AttentionMap] = {}
 
-    def recording(layer: int, part: CausalSelfAttention, attend: Attend) -> Attend:
-        return _recording(part, layer, maps)
+    def replacement(layer: int, attention: CausalSelfAttention) -> Attend:
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+            visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
+            with torch.autocast(q.device.type, enabled=False):
+                z, pattern = attention.reference(q.float(), k.float(), v.float(), visible, dropout)
+            assert pattern is not None
+            maps[layer] = AttentionMap(
+                q=q.detach().float(),
+                k=k.detach().float().clone(),  # a cache overwrites its memory
+                v=v.detach().float().clone(),
+                mask=visible,
+                pattern=pattern.detach(),
+                z=z.detach(),
+                w_o=attention.out.weight.T.unflatten(0, (attention.n_head, -1)).detach().float().clone(),
+            )
+            return z.to(q.dtype), pattern
 
-    with _swapped(model, recording):
+        return attend
+
+    with _replaced_attention(model, replacement):
         yield maps
 
 
 @contextmanager
-def edited(model: nn.Module, edit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Inside, what each layer's heads mix, z [B, H, Tq, D], becomes edit(layer, z) before W_O; with gradients."""
+def edit_heads(model: nn.Module, edit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Replace each layer's z [B, H, Tq, D] by edit(layer, z) before W_O, inside the block. Gradients flow through."""
 
-    def editing(layer: int, part: CausalSelfAttention, attend: Attend) -> Attend:
-        def attend_and_edit(
-            q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-        ) -> tuple[Tensor, Tensor | None]:
-            z, pattern = attend(q, k, v, mask, dropout)
+    def replacement(layer: int, attention: CausalSelfAttention) -> Attend:
+        original = attention.attend
+
+        def attend(*inputs: Any) -> tuple[Tensor, Tensor | None]:
+            z, pattern = original(*inputs)
             return edit(layer, z), pattern
 
-        return attend_and_edit
+        return attend
 
-    with _swapped(model, editing):
+    with _replaced_attention(model, replacement):
         yield
 
 
-def _recording(part: CausalSelfAttention, layer: int, maps: dict[int, AttentionMap]) -> Attend:
-    def attend(
-        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor | None]:
-        visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
-        with torch.autocast(q.device.type, enabled=False):
-            z, pattern = part.reference(q.float(), k.float(), v.float(), visible, dropout)
-        assert pattern is not None
-        w_o = part.out.weight.T.unflatten(0, (part.n_head, -1))  # [H, D, C]
-        maps[layer] = AttentionMap(
-            q=q.detach().float(),
-            k=k.detach().float().clone(),  # a cache writes on in its memory
-            v=v.detach().float().clone(),
-            mask=visible,
-            pattern=pattern.detach(),
-            z=z.detach(),
-            w_o=w_o.detach().float().clone(),  # training changes it in place
-        )
-        return z.to(q.dtype), pattern
+@contextmanager
+def _replaced_attention(model: nn.Module, replacement: Callable[[int, CausalSelfAttention], Attend]) -> Iterator[None]:
+    """Let every attention module call replacement(layer, module) inside the block."""
+    modules = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
+    originals = [module.attend for module in modules]
+    with uncompiled():
+        try:
+            for layer, module in enumerate(modules):
+                module.attend = replacement(layer, module)
+            yield
+        finally:
+            for module, original in zip(modules, originals, strict=True):
+                module.attend = original
 
-    return attend
+
+def uncompiled() -> AbstractContextManager:
+    """Return a context in which compiled modules run uncompiled. torch's compiler takes a second to load, and is not
+    loaded where nothing was compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def run_and_capture(model: GPT, ids: Tensor) -> tuple[list[AttentionMap], Tensor]:
+    """Return every layer's attention map and the logits [B, T, V] for token ids [B, T], on the CPU. The model runs in
+    eval mode, without gradients."""
+    with torch.no_grad(), eval_mode(model), capture(model) as maps:
+        logits = model(ids.to(model.embedding.weight.device))
+    return [maps[layer].cpu() for layer in sorted(maps)], logits.cpu()

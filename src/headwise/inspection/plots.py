@@ -1,30 +1,31 @@
 """Pictures of attention and of training, as PNG.
 
-The colour of a weight is the same in every picture ever drawn: a square-root scale from 0 to 1, never fitted to
-the data, and a sheet has the same size at every step. So two steps side by side differ only where the model does.
+A weight has the same colour in every picture: a square-root scale from 0 to 1 that is never fitted to the data. An
+attention grid has the same size at every step, so that two steps side by side differ only where the model does.
 
-Sheets, which are many and large, are drawn in one channel, whose values are places in a palette: from 0, the ink, to
-PAPER they are greys, which text needs at its edges; from there on the colours of weights.
+Attention grids are large and many, so they are drawn in one channel of palette indices: 0 (ink) to PAPER are greys, for
+the antialiased edges of text, and the rest are the colours of weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from headwise.files import whole
 
-SHEET_WIDTH = 1800  # pixels that the maps of one layer may fill together
+ROW_WIDTH = 1800  # pixels for the maps of one layer together, at most
 CELL = (2, 11)  # least and greatest pixels for one weight
-GAP, CAPTION, MARGIN = 14, 20, 14
+GAP, CAPTION, MARGIN = 14, 20, 14  # pixels
 INK, FAINT = (30, 30, 36), (110, 110, 120)
-PAPER = 63  # places in the palette: white, and greys towards the ink
-GREY, MASKED, HATCH, FRAME = 22, 58, 52, 48
-BADGES = {  # what is written above a map, if it was measured
+PAPER = 63  # palette index of white
+GREY, MASKED, HATCH, FRAME = 22, 58, 52, 48  # palette indices
+BADGES = {  # metric -> its name above a map, if it was measured
     "previous_token": "prev",
     "first_token": "first",
     "induction": "ind",
@@ -33,20 +34,23 @@ BADGES = {  # what is written above a map, if it was measured
 }
 GRID_CELL = (58, 30)  # pixels of one head in a metric grid
 TIMELINE_ROWS = 32  # heads in a timeline, at most
+TICKS = (0, 0.1, 0.25, 0.5, 1)  # weights on colour scales
+CURVES = {"train": {"lw": 0.8, "alpha": 0.6}}  # the style of a loss curve; of others:
+MARKED_CURVE = {"marker": "o", "ms": 3}
 
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has the signs for white space."""
+    """Return DejaVu Sans, which matplotlib contains and which has glyphs for the signs of white space."""
     import matplotlib
 
     file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)  # the same pixels everywhere
+    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)  # the same pixels on every machine
 
 
 @cache
 def palette() -> np.ndarray:
-    """[256, 3] uint8: from ink to white, then one hue from white to dark, monotone in lightness."""
+    """Return [256, 3] uint8: greys from ink to white, then one hue from white to dark, monotone in lightness."""
     import matplotlib
 
     greys = np.linspace(INK, (255, 255, 255), PAPER + 1)
@@ -54,112 +58,106 @@ def palette() -> np.ndarray:
     return np.concatenate((greys, colours)).round().astype(np.uint8)
 
 
-def shades(weights: np.ndarray) -> np.ndarray:
-    """The places in the palette of weights: the square-root scale from 0 to 1."""
+def palette_indices(weights: np.ndarray) -> np.ndarray:
+    """Return the palette indices of weights, on the square-root scale from 0 to 1."""
     return (PAPER + 1 + (254 - PAPER) * np.sqrt(weights.clip(0, 1))).round().astype(np.uint8)
 
 
 def map_pixels(pattern: np.ndarray, cell: int) -> np.ndarray:
-    """A pattern [T, T] as places in the palette [T*cell, T*cell], the future hatched."""
-    pixels = shades(pattern).repeat(cell, axis=1).repeat(cell, axis=0)
-    future, hatched = future_pixels(len(pattern), cell)
-    np.copyto(pixels, hatched, where=future)
+    """Return a pattern [T, T] as palette indices [T*cell, T*cell], with masked cells hatched."""
+    pixels = palette_indices(pattern).repeat(cell, axis=1).repeat(cell, axis=0)
+    masked, hatched = _masked_pixels(len(pattern), cell)
+    np.copyto(pixels, hatched, where=masked)
     return pixels
 
 
 @cache
-def future_pixels(length: int, cell: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the future is on a map, and how it looks, both [T*cell, T*cell]."""
-    future = np.triu(np.ones((length, length), dtype=bool), 1).repeat(cell, axis=0).repeat(cell, axis=1)
+def _masked_pixels(length: int, cell: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pixels of a map are masked, and their palette indices, both [T*cell, T*cell]."""
+    masked = np.triu(np.ones((length, length), dtype=bool), 1).repeat(cell, axis=0).repeat(cell, axis=1)
     y, x = np.ogrid[: length * cell, : length * cell]
-    return future, np.where((x + y) % 6 == 0, HATCH, MASKED).astype(np.uint8)
+    return masked, np.where((x + y) % 6 == 0, HATCH, MASKED).astype(np.uint8)
 
 
 def attention_grid(
     patterns: np.ndarray, labels: list[str], scores: Mapping[str, np.ndarray], title: str
 ) -> Image.Image:
-    """Every head's map on one sheet: rows are layers, columns heads; in a map, rows are queries, columns keys.
+    """Return every head's map in one picture: rows are layers, columns heads; in a map, rows are queries, columns keys.
 
-    patterns [n_layer, n_head, T, T]; labels, one for each token; scores, metric -> [n_layer, n_head], those of BADGES
-    written above the maps. Equal shapes, labels and metrics give equal sizes, to the pixel.
+    patterns [L, H, T, T]; labels, one for each token; scores, metric -> [L, H], of which those in BADGES are written
+    above the maps. Equal shapes, labels and metrics give equal sizes in pixels.
     """
     scores = {metric: scores[metric] for metric in BADGES if metric in scores}
     n_layer, n_head, length, _ = patterns.shape
     caption = {metric: f"{BADGES[metric]} " for metric in scores}
     caption_width = int(font(11).getlength("  ".join(f"{name}0.00" for name in caption.values()))) + 40
-    cell = int(np.clip(max(SHEET_WIDTH // n_head, caption_width) // length, *CELL))
+    cell = int(np.clip(max(ROW_WIDTH // n_head, caption_width) // length, *CELL))
     side = length * cell
-    queries, keys = axis_labels(labels, cell)
+    queries, keys = _axis_labels(labels, cell)
     column, row = max(side, caption_width) + GAP, CAPTION + side + GAP
     left, top = MARGIN + 26 + queries.width, MARGIN + 54
     width, height = left + n_head * column + MARGIN, top + n_layer * row + keys.height + MARGIN + 18
-    sheet = Image.new("L", (max(width, 560), height), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    picture = Image.new("L", (max(width, 560), height), PAPER)
+    draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, MARGIN - 4), title, 0, font(15))
     draw.text((MARGIN, MARGIN + 18), "rows look at columns; hatched: masked, the future", GREY, font(11))
-    draw_scale(sheet, draw, sheet.width - MARGIN - 200, MARGIN)
+    _draw_scale(picture, draw, picture.width - MARGIN - 200, MARGIN)
     for layer in range(n_layer):
         y = top + layer * row + CAPTION
-        name = text_strip(f"layer {layer}", font(12)).rotate(90, expand=True)
-        sheet.paste(name, (MARGIN, y + (side - name.height) // 2))
-        sheet.paste(queries, (left - queries.width, y))
+        name = Image.new("L", (int(font(12).getlength(f"layer {layer}")) + 1, sum(font(12).getmetrics())), PAPER)
+        ImageDraw.Draw(name).text((0, 0), f"layer {layer}", 0, font(12))
+        name = name.rotate(90, expand=True)
+        picture.paste(name, (MARGIN, y + (side - name.height) // 2))
+        picture.paste(queries, (left - queries.width, y))
         for head in range(n_head):
             x = left + head * column
-            sheet.paste(Image.fromarray(map_pixels(patterns[layer, head], cell)), (x, y))
+            picture.paste(Image.fromarray(map_pixels(patterns[layer, head], cell)), (x, y))
             draw.rectangle((x - 1, y - 1, x + side, y + side), outline=FRAME)
             badges = [f"{caption[metric]}{score[layer, head]:.2f}" for metric, score in scores.items()]
             draw.text((x, y - 5), f"{layer}.{head}", 0, font(12), anchor="ls")
             draw.text((x + 36 + 7 * (len(f"{layer}{head}") - 2), y - 5), "  ".join(badges), GREY, font(11), anchor="ls")
     for head in range(n_head):
         x = left + head * column
-        sheet.paste(keys, (x, top + n_layer * row - GAP + 4))
+        picture.paste(keys, (x, top + n_layer * row - GAP + 4))
         draw.text((x + side // 2, height - MARGIN), f"head {head}", 0, font(12), anchor="ms")
-    sheet.putpalette(palette().tobytes())
-    return sheet
+    picture.putpalette(palette().tobytes())
+    return picture
 
 
-def axis_labels(labels: list[str], cell: int) -> tuple[Image.Image, Image.Image]:
-    """The tokens down a map's left side and along its bottom, for cells of `cell` pixels: each token where there is
-    room, else every second, third, ... Along the bottom they stand upright if they are single characters."""
-    shown = ["".join(c if has_glyph(c) else f"U+{ord(c):04X}" for c in label) for label in labels]
-    shown = [label.replace("␣", "·") for label in shown]  # the font's sign would touch the line below
-    shown = [label if len(label) <= 10 else label[:9] + "…" for label in shown]
-    face, every, side = font(max(8, min(cell, 11))), -(-9 // cell), len(labels) * cell
-    room = 6 + max(int(face.getlength(label)) for label in shown)  # for the longest label
-    down, upright = Image.new("L", (room, side), PAPER), Image.new("L", (side, 16), PAPER)
-    for i in range(0, len(labels), every):
+def _axis_labels(labels: list[str], cell: int) -> tuple[Image.Image, Image.Image]:
+    """Return the tokens along a map's left side and its bottom, for cells of `cell` pixels: every token where there is
+    room, else every second, third, ... Along the bottom they are upright if each is a single character."""
+    texts = ["".join(c if has_glyph(c) else f"U+{ord(c):04X}" for c in label) for label in labels]
+    texts = [text.replace("␣", "·") for text in texts]  # the font's sign would touch the line below
+    texts = [text if len(text) <= 10 else text[:9] + "…" for text in texts]
+    face, stride, side = font(max(8, min(cell, 11))), -(-9 // cell), len(labels) * cell
+    width = 6 + max(int(face.getlength(text)) for text in texts)
+    vertical, horizontal = Image.new("L", (width, side), PAPER), Image.new("L", (side, 16), PAPER)
+    for i in range(0, len(labels), stride):
         middle = i * cell + cell / 2
-        ImageDraw.Draw(down).text((room - 4, middle), shown[i], GREY, face, anchor="rm")
-        ImageDraw.Draw(upright).text((middle, 0), shown[i], GREY, face, anchor="ma")
-    single = all(len(label) == 1 for label in shown)
-    return down, upright if single else down.transpose(Image.Transpose.ROTATE_90)
+        ImageDraw.Draw(vertical).text((width - 4, middle), texts[i], GREY, face, anchor="rm")
+        ImageDraw.Draw(horizontal).text((middle, 0), texts[i], GREY, face, anchor="ma")
+    upright = all(len(text) == 1 for text in texts)
+    return vertical, horizontal if upright else vertical.transpose(Image.Transpose.ROTATE_90)
 
 
 @cache
 def has_glyph(char: str) -> bool:
-    """Whether the font can draw a character, rather than a box in its place."""
+    """Return whether the font has a glyph for a character, rather than a box in its place."""
     return char.isascii() or bytes(font(12).getmask(char)) != bytes(font(12).getmask("\U0010ffff"))
 
 
-def text_strip(text: str, face: ImageFont.FreeTypeFont) -> Image.Image:
-    """A line of text as a picture of its own."""
-    strip = Image.new("L", (int(face.getlength(text)) + 1, sum(face.getmetrics())), PAPER)
-    ImageDraw.Draw(strip).text((0, 0), text, 0, face)
-    return strip
-
-
-def draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
-    """The colour scale, 200 pixels wide, with the weights written where they stand."""
-    strip = np.tile(shades(np.linspace(0, 1, 200) ** 2), (10, 1))
-    sheet.paste(Image.fromarray(strip), (x, y))
+def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
+    """Draw the colour scale, 200 pixels wide, with its ticks."""
+    picture.paste(Image.fromarray(np.tile(palette_indices(np.linspace(0, 1, 200) ** 2), (10, 1))), (x, y))
     draw.rectangle((x - 1, y - 1, x + 200, y + 10), outline=FRAME)
-    for weight in (0.0, 0.1, 0.25, 0.5, 1.0):
+    for weight in TICKS:
         draw.text((x + 200 * weight**0.5, y + 14), f"{weight:g}", GREY, font(10), anchor="ma")
 
 
 def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> Image.Image:
-    """A score for each head, [n_layer, n_head]: rows are layers, columns heads, the number written in, its colour from
-    fixed limits (both hues if they span zero)."""
+    """Return a score for each head, [L, H], as a picture: rows are layers, columns heads, with the number written in a
+    cell whose colour is from fixed limits (two hues if they span zero)."""
     n_layer, n_head = values.shape
     width, height = GRID_CELL
     left, top = MARGIN + 52, MARGIN + 40
@@ -169,7 +167,7 @@ def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> 
     draw.text((MARGIN, MARGIN - 4), title, INK, font(14))
     for head in range(n_head):
         draw.text((left + (head + 0.5) * width, top - 5), f"head {head}", FAINT, font(11), anchor="ms")
-    fills = colours_of(values, limits)
+    fills = score_colours(values, limits)
     for layer in range(n_layer):
         y = top + layer * height
         draw.text((left - 6, y + height / 2), f"layer {layer}", FAINT, font(11), anchor="rm")
@@ -183,24 +181,24 @@ def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> 
     return picture
 
 
-def colours_of(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Colours [..., 3] for numbers between the limits: from white to dark, or if they span 0 from red over white to
-    blue."""
+def score_colours(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Return colours [..., 3] for numbers between the limits: white to dark, or red over white to blue if they span
+    zero."""
     import matplotlib
 
     low, high = limits
-    parts = np.clip((values - low) / (high - low), 0, 1)
-    fills = matplotlib.colormaps["RdBu"](0.1 + 0.8 * parts) if low < 0 else matplotlib.colormaps["Blues"](parts)
+    fractions = np.clip((values - low) / (high - low), 0, 1)
+    fills = matplotlib.colormaps["RdBu"](0.1 + 0.8 * fractions) if low < 0 else matplotlib.colormaps["Blues"](fractions)
     return (255 * fills[..., :3]).round().astype(np.uint8)
 
 
 def head_timeline(
     scores: np.ndarray, steps: list[int], metric: str, formed: float, losses: Mapping[str, list[tuple[int, float]]]
 ) -> Image.Image:
-    """How every head's score moved: rows are heads sorted by their last score, columns the steps at which they were
-    looked at, the losses above on the same axis; a mark stands where a head first passes `formed`.
+    """Return how every head's score changed over recorded steps: rows are heads sorted by their last score, columns
+    steps, with a mark where a head first exceeds `formed`, and the losses above on the same axis.
 
-    scores [S, n_layer, n_head], between 0 and 1.
+    scores [S, L, H], between 0 and 1.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -210,22 +208,20 @@ def head_timeline(
     flat = scores.reshape(n_steps, -1)
     order = np.argsort(-flat[-1], kind="stable")
     rows = order[:TIMELINE_ROWS]
-    tall = 0.24 * len(rows)  # the grid's height in inches; below it 0.5, above it the curve
-    size = (9.0, tall + 2.65)
+    height = 0.24 * len(rows)  # of the heads, in inches; below them 0.5, above them the losses
+    size = (9.0, height + 2.65)
     figure = Figure(figsize=size, dpi=110)
     canvas = FigureCanvasAgg(figure)
 
-    def place(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-        return x / size[0], y / size[1], width / size[0], height / size[1]
+    def axes(x: float, y: float, width: float, height: float, **options: Any) -> Any:
+        return figure.add_axes((x / size[0], y / size[1], width / size[0], height / size[1]), **options)
 
-    grid, bar = figure.add_axes(place(0.75, 0.5, 7.3, tall)), figure.add_axes(place(8.2, 0.5, 0.2, tall))
-    curve = figure.add_axes(place(0.75, tall + 0.7, 7.3, 1.6), sharex=grid)
+    grid, bar = axes(0.75, 0.5, 7.3, height), axes(8.2, 0.5, 0.2, height)
+    curve = axes(0.75, height + 0.7, 7.3, 1.6, sharex=grid)
     curve.tick_params(labelbottom=False)
     for name, points in losses.items():
-        at = [(np.interp(step, steps, range(n_steps)), loss) for step, loss in points if step <= steps[-1]]
-        if at:
-            style = {"lw": 0.8, "alpha": 0.6} if name == "train" else {"marker": "o", "ms": 3}
-            curve.plot(*zip(*at, strict=True), label=name, **style)
+        placed = [(float(np.interp(step, steps, range(n_steps))), y) for step, y in points if step <= steps[-1]]
+        _draw_curve(curve, placed, name, CURVES.get(name, MARKED_CURVE))
     curve.set_ylabel("loss (nats)")
     curve.grid(alpha=0.25)
     if curve.lines:
@@ -238,34 +234,36 @@ def head_timeline(
         if len(passed):
             grid.plot(passed[0], row, marker="|", ms=11, mew=2.5, color="#d9480f")
     grid.set_yticks(range(len(rows)), [f"{head // n_head}.{head % n_head}" for head in rows], fontsize=8)
-    every = -(-n_steps // 14)
-    grid.set_xticks(range(0, n_steps, every), [str(step) for step in steps[::every]], fontsize=8)
+    stride = -(-n_steps // 14)
+    grid.set_xticks(range(0, n_steps, stride), [str(step) for step in steps[::stride]], fontsize=8)
     grid.set(xlabel="optimizer step, look by look", ylabel="layer.head")
-    figure.colorbar(image, cax=bar, ticks=[0, 0.1, 0.25, 0.5, 1], format="%g")
+    figure.colorbar(image, cax=bar, ticks=TICKS, format="%g")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def loss_curve(rows: list[dict[str, str]], path: Path) -> None:
-    """Training and validation loss against steps, from the rows of metrics.csv."""
+    """Write training and validation loss over steps as a PNG, from the rows of metrics.csv."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    curves = (
-        ("train_loss", "training, one batch", {"lw": 0.8, "alpha": 0.6}),
-        ("val_loss", "validation, whole split", {"marker": "o", "ms": 3}),
-    )
-    for column, label, style in curves:
-        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
-    step, best = min(((row["step"], float(row["val_loss"])) for row in rows if row["val_loss"]), key=lambda p: p[1])
+    train = [(int(row["step"]), float(row["train_loss"])) for row in rows if row["train_loss"]]
+    val = [(int(row["step"]), float(row["val_loss"])) for row in rows if row["val_loss"]]
+    _draw_curve(axes, train, "training, one batch", CURVES["train"])
+    _draw_curve(axes, val, "validation, whole split", MARKED_CURVE)
+    step, best = min(val, key=lambda point: point[1])
     axes.set_title(f"best validation loss {best:.4f}, at step {step}", fontsize=10)
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     with whole(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def _draw_curve(axes: Any, points: Sequence[tuple[float, float]], label: str, style: dict[str, Any]) -> None:
+    """Draw (step, loss) points as a line, if there are any."""
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, **style)

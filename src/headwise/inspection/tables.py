@@ -1,12 +1,12 @@
-"""Walkthroughs and scores of heads as tables in a terminal, of any width, or in a pipe.
+"""Walkthroughs and scores of heads as tables in a terminal of any width, or in a pipe.
 
-show_walk(walk, words, console_of())
+print_walkthrough(walkthrough, description, console_of())
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from rich.console import Console, ConsoleRenderable
@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from headwise.inspection.walkthrough import Walk
+from headwise.inspection.walkthrough import Walkthrough
 
 KEYS, LATER = 16, 3  # rows of keys: the greatest weights of the visible ones, and the first of those masked
-NARROWEST = 80  # columns; a narrower terminal wraps lines rather than losing numbers
-LABEL = 14  # columns of a token and its place
-Row = list[str | Text]
-SHORT = {  # metrics as the heads' table calls them
+MIN_WIDTH = 80  # columns; a narrower terminal wraps lines rather than cutting numbers
+LABEL = 14  # columns of a token and its position
+Cell = str | Text | Tensor  # of a vector [N] as many numbers are shown as fit
+Section = tuple[str, str, list[str | Table]]  # title, formula, lines and tables below it
+COLUMNS = {  # metric -> its column in the table of heads
     "entropy": "entropy",
     "mean_distance": "back",
     "previous_token": "prev",
@@ -37,184 +38,170 @@ SHORT = {  # metrics as the heads' table calls them
 }
 
 
-def number(x: float, digits: int = 4) -> str:
-    """A number in a column: fixed digits, or four significant ones where it is large; no minus before a zero."""
+def format_number(x: float, digits: int = 4) -> str:
+    """Return a number with fixed digits, or four significant ones where it is large; zero has no minus."""
     if x == -math.inf:
         return "−∞"
     return f"{round(x, digits) + 0.0:.{digits}f}" if abs(x) < 1000 else f"{x:.4g}"
 
 
-def vector(values: Tensor, shown: int) -> str:
-    """The first numbers of a vector and its last."""
-    numbers = [f"{number(x, 2):>5}" for x in values.tolist()]
+def format_vector(values: Tensor, shown: int) -> str:
+    """Return the first numbers of a vector and its last."""
+    numbers = [f"{format_number(x, 2):>5}" for x in values.tolist()]
     if len(numbers) > shown:
         numbers = [*numbers[: shown - 1], "…", numbers[-1]]
     return f"[{' '.join(numbers)}]"
 
 
-def token(walk: Walk, n: int) -> Text:
-    """A token and its place."""
-    text = Text(f"{n:>3} {walk.tokens[n]}")
-    text.truncate(LABEL, overflow="ellipsis")
-    return text
-
-
-def table(columns: list[str], rows: list[Row], styles: list[str] | None = None) -> Table:
-    """A table whose first column has names and whose others have numbers."""
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for i, name in enumerate(columns):
-        made.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for row, style in zip(rows, styles or [""] * len(rows), strict=True):
-        made.add_row(*row, style=style)
-    return made
-
-
-def fitting(console: Console, columns: list[str], rows: Callable[[int], list[Row]], styles: list[str]) -> Table:
-    """The table of rows(n), whose vectors show n numbers, with the most that fit."""
-    for shown in (8, 6, 5, 4, 3, 2):
-        made = table(columns, rows(shown), styles)
-        if Measurement.get(console, console.options.update(max_width=1000), made).maximum + 2 <= console.width:
-            break
-    return made
-
-
-def rows_of(walk: Walk) -> tuple[list[int], list[str]]:
-    """The keys that are listed, in order, and remarks on those that are not."""
-    visible = walk.weights[: walk.query + 1]
-    kept = sorted(visible.argsort(descending=True, stable=True)[:KEYS].tolist())
-    later = list(range(walk.query + 1, len(walk.tokens)))
-    remarks = []
-    if len(visible) > len(kept):
-        remarks.append(f"The {KEYS} keys of the greatest weights; the other {len(visible) - KEYS} count in every sum.")
-    if len(later) > LATER:
-        remarks.append(f"And {len(later) - LATER} more later tokens, all masked.")
-    return kept + later[:LATER], remarks
-
-
-def console_of(file: IO[str] | None = None, width: int | None = None) -> Console:
-    """Where tables are printed: as wide as the terminal, or 80 columns in a pipe."""
-    console = Console(file=file, width=width, highlight=False)
-    console.width = max(console.width, NARROWEST)
-    return console
-
-
-def show_walk(walk: Walk, words: str, console: Console) -> None:
-    """Every step of one head for one query, each under its formula."""
-    width, channels, heads = len(walk.q), len(walk.before), len(walk.updates)
-    keys, remarks = rows_of(walk)
-    visible = [j for j in keys if j <= walk.query]
-    name, most = named(walk, walk.query), int(walk.weights.argmax())
-    relu, bias = walk.normalize == "relu", bool(walk.bias.any())
-
-    def step(title: str, formula: str, *parts: str | Table) -> None:
-        say(console, "")
-        say(console, Text.assemble((title, "bold"), "   ", (formula, "cyan")))
-        for part in parts:
-            say(console, Padding(Text(part) if isinstance(part, str) else part, (0, 0, 0, 2), expand=False))
-
-    title = f"Head {walk.layer}.{walk.head} (layer {walk.layer}, head {walk.head}), query {name}"
-    say(console, Text(title, style="bold"))
-    say(console, Text(f"What it seems to do, over the whole text: {words}"))
-
-    with_bias = " + b_{}" if walk.b_q.any() else ""
-    formula = "   ".join(f"{x} = x W_{x.upper()}{with_bias.format(x.upper())}" for x in "qkv")
-    then = f" q and k are then {' and '.join(walk.then)}, which gives the numbers below." if walk.then else ""
-    step(
-        "1. Query, key and value",
-        formula,
-        f"x is a token's stream (embedding, position, all updates so far), normed; each is {width} numbers.{then}",
-        *([f"x W_Q{with_bias.format('Q')} of {name} = {vector(walk.projected, 5)}"] if walk.then else []),
-        f"q of {name} = {vector(walk.q, 5)}",
-    )
-    pairs = zip(walk.q[:2].tolist(), walk.k[most][:2].tolist(), strict=True)
-    products = " + ".join(f"{number(a, 2)}·{number(b, 2)}" for a, b in pairs)
-    score, scaled = (number(float(x[most])) for x in (walk.scores, walk.scaled))
-    later = len(walk.tokens) - walk.query - 1
-    step("2. Score", "q·k: how well each key matches", f"of key {named(walk, most)}: {products} + ... = {score}")
-    step("3. Scale", f"q·k / √{width}: the same spread for any width", f"{score} / {width**0.5:.4f} = {scaled}")
-    step("4. Mask", "later tokens: −∞", f"{later} of {len(walk.tokens)} tokens come later")
-
-    def where(shown: int) -> list[Row]:
-        numbers = [[walk.scores[j], walk.scaled[j], walk.masked[j], walk.weights[j]] for j in keys]
-        return [
-            [token(walk, j), vector(walk.k[j], shown), *(number(float(x)) for x in row)]
-            for j, row in zip(keys, numbers, strict=True)
-        ]
-
-    styles = ["bold" if j == most else "dim" if j > walk.query else "" for j in keys]
-    columns = ["key", "k", "q·k", f"÷ √{width}", "masked", "weight"]
-    divided = "weight = max(score, 0) / number of keys seen" if relu else "weight = exp(score) / Σ exp(score)"
-    step("5. ReLU" if relu else "5. Softmax", divided, fitting(console, columns, where, styles), *remarks)
-
-    def taken(shown: int) -> list[Row]:
-        sums = walk.taken.cumsum(0)
-        rows: list[Row] = [
-            [token(walk, j), *(vector(x, shown) for x in (walk.v[j], walk.taken[j], sums[j]))] for j in visible
-        ]
-        return [*rows, [Text("  z"), "", "", vector(walk.z, shown)]]
-
-    styles = [*("bold" if j == most else "" for j in visible), "bold"]
-    step("6. Mix", "z = Σ weight × v", fitting(console, ["key", "v", "weight × v", "sum so far"], taken, styles))
-    length = number(float(walk.update.norm()), 3)
-    step(
-        "7. Back to the stream",
-        f"ΔE = z W_O, with this head's {width} × {channels} slice of W_O",
-        f"ΔE_{walk.head} = {vector(walk.update, 5)}, length {length}",
-    )
-
-    def sums(shown: int) -> list[Row]:
-        parts = [("E, before", walk.before), *((f"ΔE_{h}, head {h}", walk.updates[h]) for h in range(heads))]
-        parts += [("b_O", walk.bias)] * bias + [("E', after", walk.after)]
-        return [[Text(part), vector(x, shown), number(float(x.norm()), 3)] for part, x in parts]
-
-    every = [f"ΔE_{h}" for h in range(heads)] if heads <= 3 else ["ΔE_0", "...", f"ΔE_{heads - 1}"]
-    formula = " + ".join(["E", *every, *["b_O"] * bias])
-    styles = ["", *("bold" if h == walk.head else "" for h in range(heads)), *[""] * bias, "bold"]
-    step("8. Sum over heads", f"E' = {formula}", fitting(console, ["", "vector", "length"], sums, styles))
-    came = [] if walk.came is None else [f"the token that came, {walk.label(walk.came)}: {walk.gains[walk.came]:+.3f}"]
-    step(
-        "9. What that does to the next token",
-        "norm(ΔE) W_U",
-        "Through the final norm as it is here, in logits above their mean over the vocabulary:",
-        "raises " + listed(walk.raised(), "+.3f"),
-        "lowers " + listed(walk.lowered(), "+.3f"),
-        *came,
-        "the model itself expects " + listed(walk.predictions(), ".0%"),
-    )
-    checked = (
-        f"Checked: these weights differ from the model's by at most {walk.weights_off:.1e}; all heads, feed-forward "
-        f"networks, biases and the embedding together from its logits by at most {walk.logits_off:.1e}."
-    )
-    say(console, "")
-    say(console, Text(checked, style="dim"))
-
-
-def say(console: Console, shown: ConsoleRenderable | str) -> None:
-    """Print without blanks at the ends of lines."""
-    with console.capture() as got:
-        console.print(shown)
-    console.file.write("".join(f"{line.rstrip()}\n" for line in got.get().splitlines()))
-
-
-def named(walk: Walk, n: int) -> str:
-    """A token and its place, in a sentence."""
-    return f"{n} {walk.tokens[n]}"
-
-
-def listed(values: Mapping[str, float], form: str) -> str:
-    """Tokens and their numbers in a line."""
+def format_list(values: Mapping[str, float], form: str) -> str:
+    """Return tokens and their numbers as a list in a line."""
     return ", ".join(f"{name} {x:{form}}" for name, x in values.items())
 
 
-def show_heads(rows: list[dict[str, Any]], console: Console) -> None:
-    """The scores of every head, and what it seems to do; the rows are those of look.heads_of."""
-    metrics = [metric for metric in SHORT if metric in rows[0]]
-    heads = [f"{row['layer']}.{row['head']}" for row in rows]
-    numbers: list[Row] = [[h, *(number(row[m], 2) for m in metrics)] for h, row in zip(heads, rows, strict=True)]
-    said = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    said.add_column("head", no_wrap=True)
-    said.add_column("what it seems to do, over the whole text")
-    for head, row in zip(heads, rows, strict=True):
-        said.add_row(head, Text(row["words"]))
-    for shown in (table(["head", *(SHORT[m] for m in metrics)], numbers), "", said):
-        say(console, shown)
+def console_of(file: IO[str] | None = None, width: int | None = None) -> Console:
+    """Return a console for tables: as wide as the terminal, or 80 columns in a pipe."""
+    console = Console(file=file, width=width, highlight=False)
+    console.width = max(console.width, MIN_WIDTH)
+    return console
+
+
+def print_stripped(console: Console, renderable: ConsoleRenderable | str) -> None:
+    """Print without blanks at the ends of lines."""
+    with console.capture() as captured:
+        console.print(renderable)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def make_table(columns: list[str], rows: list[list[Cell]], styles: list[str], shown: int = 8) -> Table:
+    """Return a table whose first column has names and whose others have numbers, `shown` of each vector."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row, style in zip(rows, styles, strict=True):
+        cells = [format_vector(x, shown) if isinstance(x, Tensor) else x for x in row]
+        table.add_row(*cells, style=style)
+    return table
+
+
+def fitted_table(console: Console, columns: list[str], rows: list[list[Cell]], styles: list[str]) -> Table:
+    """Return the table with as many numbers of each vector as fit the console's width."""
+    for shown in (8, 6, 5, 4, 3, 2):
+        table = make_table(columns, rows, styles, shown)
+        if Measurement.get(console, console.options.update(max_width=1000), table).maximum + 2 <= console.width:
+            break
+    return table
+
+
+def print_walkthrough(w: Walkthrough, description: str, console: Console) -> None:
+    """Print every step of one head for one query, each under its formula. `description` is the head's, in words."""
+    title = f"Head {w.layer}.{w.head} (layer {w.layer}, head {w.head}), query {w.query} {w.tokens[w.query]}"
+    print_stripped(console, Text(title, style="bold"))
+    print_stripped(console, Text(f"What it seems to do, over the whole text: {description}"))
+    for step, formula, parts in (*attention_sections(w, console), *output_sections(w, console)):
+        print_stripped(console, "")
+        print_stripped(console, Text.assemble((step, "bold"), "   ", (formula, "cyan")))
+        for part in parts:
+            body = Text(part) if isinstance(part, str) else part
+            print_stripped(console, Padding(body, (0, 0, 0, 2), expand=False))
+    checked = (
+        f"Checked: these weights differ from the model's by at most {w.pattern_error:.1e}; all heads, feed-forward "
+        f"networks, biases and the embedding together from its logits by at most {w.logits_error:.1e}."
+    )
+    print_stripped(console, "")
+    print_stripped(console, Text(checked, style="dim"))
+
+
+def attention_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
+    """Yield the steps from q, k and v to z."""
+    width, visible, query = len(w.q), w.query + 1, f"{w.query} {w.tokens[w.query]}"
+    keys = sorted(w.pattern[:visible].argsort(descending=True, stable=True)[:KEYS].tolist())
+    later = list(range(visible, len(w.tokens)))
+    best = int(w.pattern.argmax())
+    names = {}  # a key and its position
+    for j in keys + later[:LATER]:
+        names[j] = Text(f"{j:>3} {w.tokens[j]}")
+        names[j].truncate(LABEL, overflow="ellipsis")
+
+    plus = [f" + b_{x}" if w.b_q.any() else "" for x in "QKV"]
+    parts = [f"x is a token's stream (embedding, position, all updates so far), normed; each is {width} numbers."]
+    if w.projected_then:
+        parts[0] += f" q and k are then {' and '.join(w.projected_then)}, which gives the numbers below."
+        parts.append(f"x W_Q{plus[0]} of {query} = {format_vector(w.projected, 5)}")
+    formula = "   ".join(f"{x} = x W_{x.upper()}{bias}" for x, bias in zip("qkv", plus, strict=True))
+    yield "1. Query, key and value", formula, [*parts, f"q of {query} = {format_vector(w.q, 5)}"]
+
+    pairs = zip(w.q[:2].tolist(), w.k[best][:2].tolist(), strict=True)
+    products = " + ".join(f"{format_number(a, 2)}·{format_number(b, 2)}" for a, b in pairs)
+    score, scaled = (format_number(float(x[best])) for x in (w.scores, w.scaled_scores))
+    example = f"of key {best} {w.tokens[best]}: {products} + ... = {score}"
+    yield "2. Score", "q·k: how well each key matches", [example]
+    yield "3. Scale", f"q·k / √{width}: the same spread for any width", [f"{score} / {width**0.5:.4f} = {scaled}"]
+    yield "4. Mask", "later tokens: −∞", [f"{len(later)} of {len(w.tokens)} tokens come later"]
+
+    numbers = (w.scores, w.scaled_scores, w.masked_scores, w.pattern)
+    rows: list[list[Cell]] = [
+        [name, w.k[j], *(format_number(float(x[j])) for x in numbers)] for j, name in names.items()
+    ]
+    styles = ["bold" if j == best else "dim" if j > w.query else "" for j in names]
+    table = fitted_table(console, ["key", "k", "q·k", f"÷ √{width}", "masked", "weight"], rows, styles)
+    remarks = []
+    if visible > len(keys):
+        remarks.append(f"The {KEYS} keys of the greatest weights; the other {visible - KEYS} count in every sum.")
+    if len(later) > LATER:
+        remarks.append(f"And {len(later) - LATER} more later tokens, all masked.")
+    if w.normalize == "relu":
+        yield "5. ReLU", "weight = max(score, 0) / number of keys seen", [table, *remarks]
+    else:
+        yield "5. Softmax", "weight = exp(score) / Σ exp(score)", [table, *remarks]
+
+    sums = w.weighted_values.cumsum(0)
+    rows = [[names[j], w.v[j], w.weighted_values[j], sums[j]] for j in keys]
+    rows.append([Text("  z"), "", "", w.z])
+    styles = [*("bold" if j == best else "" for j in keys), "bold"]
+    table = fitted_table(console, ["key", "v", "weight × v", "sum so far"], rows, styles)
+    yield "6. Mix", "z = Σ weight × v", [table]
+
+
+def output_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
+    """Yield the steps from z to the prediction."""
+    n_head, has_bias = len(w.results), bool(w.bias.any())
+    length = format_number(float(w.result.norm()), 3)
+    formula = f"ΔE = z W_O, with this head's {len(w.q)} × {len(w.before)} slice of W_O"
+    vector = f"ΔE_{w.head} = {format_vector(w.result, 5)}, length {length}"
+    yield "7. Back to the stream", formula, [vector]
+
+    parts = [("E, before", w.before), *((f"ΔE_{h}, head {h}", w.results[h]) for h in range(n_head))]
+    parts += [("b_O", w.bias)] * has_bias + [("E', after", w.after)]
+    rows: list[list[Cell]] = [[Text(part), x, format_number(float(x.norm()), 3)] for part, x in parts]
+    styles = ["bold" if i in (w.head + 1, len(parts) - 1) else "" for i in range(len(parts))]
+    terms = [f"ΔE_{h}" for h in range(n_head)] if n_head <= 3 else ["ΔE_0", "...", f"ΔE_{n_head - 1}"]
+    formula = f"E' = {' + '.join(['E', *terms, *['b_O'] * has_bias])}"
+    yield "8. Sum over heads", formula, [fitted_table(console, ["", "vector", "length"], rows, styles)]
+
+    lines: list[str | Table] = [
+        "Through the final norm as it is here, in logits above their mean over the vocabulary:",
+        "raises " + format_list(w.raised(), "+.3f"),
+        "lowers " + format_list(w.lowered(), "+.3f"),
+    ]
+    if w.next_token is not None:
+        change = float(w.logit_changes[w.next_token])
+        lines.append(f"the token that came, {w.label(w.next_token)}: {change:+.3f}")
+    lines.append("the model itself expects " + format_list(w.likeliest(), ".0%"))
+    yield "9. What that does to the next token", "norm(ΔE) W_U", lines
+
+
+def print_heads(rows: list[dict[str, Any]], console: Console) -> None:
+    """Print the scores and the description of every head, the rows of snapshot.head_rows."""
+    metrics = [metric for metric in COLUMNS if metric in rows[0]]
+    names = [f"{row['layer']}.{row['head']}" for row in rows]
+    numbers: list[list[Cell]] = [
+        [name, *(format_number(row[metric], 2) for metric in metrics)] for name, row in zip(names, rows, strict=True)
+    ]
+    descriptions = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    descriptions.add_column("head", no_wrap=True)
+    descriptions.add_column("what it seems to do, over the whole text")
+    for name, row in zip(names, rows, strict=True):
+        descriptions.add_row(name, Text(row["words"]))
+    columns = ["head", *(COLUMNS[metric] for metric in metrics)]
+    for part in (make_table(columns, numbers, [""] * len(rows)), "", descriptions):
+        print_stripped(console, part)

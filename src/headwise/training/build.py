@@ -19,7 +19,14 @@ from headwise.data.datamodule import TextDataModule
 from headwise.data.token_files import TokenFiles
 from headwise.distributed import strategies
 from headwise.errors import UserError
-from headwise.inspection.inputs import OWN, held_out_input, ordinary_tokens, own_input, prompt_input, repeats_input
+from headwise.inspection.inputs import (
+    EXCERPT_TOKENS,
+    held_out_input,
+    ordinary_tokens,
+    prompt_input,
+    prose_excerpt,
+    repeats_input,
+)
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
 from headwise.training import callbacks
@@ -65,10 +72,10 @@ def make_callbacks(run: RunConfig, folder: Path, token_files: TokenFiles, peak: 
     tokenizer, wanted = token_files.tokenizer, run.callbacks
     val_every, metrics, stopwatch = run.trainer.val_check_interval, folder / "metrics.csv", Stopwatch()
     held_out = [i for i in token_files.tokens("val")[:8192].tolist() if i != tokenizer.end_of_text]
-    own = tokenizer.encode(own_input(tokenizer.decode(held_out)))
+    own = tokenizer.encode(prose_excerpt(tokenizer.decode(held_out)))
     samples = wanted.samples
     prompt = tokenizer.encode(samples.prompt, "callbacks.samples.prompt") if samples.prompt else own[:32]
-    recorder = make_recorder(run, folder, token_files, own[:OWN])
+    recorder = make_recorder(run, folder, token_files, own[:EXCERPT_TOKENS])
     return [
         MetricsLog(metrics, run.trainer.log_every_n_steps, val_every, run.tokens_per_step, peak, stopwatch),
         callbacks.AttentionMaps(recorder, wanted.attention.every_n_steps, stopwatch),

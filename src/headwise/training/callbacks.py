@@ -212,7 +212,7 @@ class AttentionMaps(Clock):
         if trainer.is_global_zero:
             self.recorder.begin(trainer.global_step)
         if trainer.global_step == 0:
-            self.look(trainer, pl_module)
+            self.record(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -220,7 +220,7 @@ class AttentionMaps(Clock):
         if self.due(trainer, batch_idx):
             assert isinstance(pl_module, TrainingModule)
             refuse_to_diverge(trainer, pl_module)
-            self.look(trainer, pl_module)
+            self.record(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last look; also where the run was interrupted after its last step and this is all that is left to do."""
@@ -230,18 +230,18 @@ class AttentionMaps(Clock):
         model = whole_model(pl_module.model, trainer)
         if model is None:
             return
-        look = self.recorder.finish(model, trainer.global_step)
-        log_moment(trainer.loggers, look.step, look.numbers, look.pictures, self.recorder.page, look.rows)
+        last = self.recorder.finish(model, trainer.global_step)
+        log_moment(trainer.loggers, last.step, last.numbers, last.pictures, self.recorder.page, last.rows)
 
-    def look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take a look and hand it to the logger in one call."""
+    def record(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record this step and pass it to the loggers in one call."""
         assert isinstance(pl_module, TrainingModule)
         model = whole_model(pl_module.model, trainer)
-        if model is None:  # one device looks
+        if model is None:  # one device records
             return
         assert self.every is not None
         between = self.every * -(-trainer.max_steps // (self.every * PICTURED))
         pictures = trainer.global_step < self.every or trainer.global_step % between == 0
         with self.stopwatch.paused():
-            look = self.recorder.look(model, trainer.global_step, pictures)
-            log_moment(trainer.loggers, look.step, look.numbers, look.pictures)
+            snapshot = self.recorder.record(model, trainer.global_step, pictures)
+            log_moment(trainer.loggers, snapshot.step, snapshot.numbers, snapshot.pictures)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.inspection.page.page import Page, companded, render
+from headwise.inspection.page.page import Page, compand, render
 from tests.browser.views import HOSTILE, STEPS, data_of, moments, patterns_of, view_of
 
 
@@ -31,12 +31,12 @@ def unpacked(data, prompt):
 
 def test_companding_keeps_the_lower_triangle_to_four_thousandths():
     pattern = torch.rand(3, 5, 7, 7).softmax(-1).tril().numpy()
-    packed = companded(pattern)
+    packed = compand(pattern)
     assert packed.shape == (3, 5, 28)
     assert packed.dtype == np.uint8
     rows, columns = np.tril_indices(7)
     assert np.abs((packed / 255.0) ** 2 - pattern[..., rows, columns]).max() < 0.004
-    assert companded(np.array([[0.25, 0.9], [1.0, 0.04]])).tolist() == [round(255 * 0.5), 255, round(255 * 0.2)]
+    assert compand(np.array([[0.25, 0.9], [1.0, 0.04]])).tolist() == [round(255 * 0.5), 255, round(255 * 0.2)]
 
 
 def test_everything_comes_back_as_it_went_in(seen):
@@ -52,10 +52,10 @@ def test_everything_comes_back_as_it_went_in(seen):
         assert packed["scores"]["entropy"] == pytest.approx(given.scores["entropy"].ravel(), rel=1e-4)
         assert set(packed["scores"]["induction"]) == {None}
         for one in packed["vectors"]:
-            vectors, length = given.vectors[one["layer"], one["head"]], len(given.labels)
-            for name in "qkv":
-                assert np.array_equal(array(data, one[name], "<f4").reshape(length, -1), getattr(vectors, name))
-            assert np.array_equal(array(data, one["pattern"], "<f4"), vectors.pattern[np.tril_indices(length)])
+            maps, head, length = given.maps[one["layer"]], one["head"], len(given.labels)
+            for name, of_head in {"q": maps.q[0, head], "k": maps.k[0, head // 2], "v": maps.v[0, head // 2]}.items():
+                assert np.array_equal(array(data, one[name], "<f4").reshape(length, -1), of_head)
+            assert np.array_equal(array(data, one["pattern"], "<f4"), maps.pattern[0, head][np.tril_indices(length)])
 
 
 def test_keys_and_values_that_heads_share_are_stored_once(seen):
@@ -93,7 +93,7 @@ def test_steps_go_first_and_the_page_knows_it(seen):
     ]
     view = replace(view, steps=list(range(0, 410, 10)), prompts=prompts)
     least, most = len(render(replace(view, steps=[0], prompts=[cut(p, 1) for p in prompts]))), len(render(view))
-    page = render(view, budget=(least + most) // 2)
+    page = render(view, max_bytes=(least + most) // 2)
     data = data_of(page)
     assert len(page) <= (least + most) // 2
     assert 2 < len(data["steps"]) < 41
@@ -111,13 +111,13 @@ def cut(prompt, count):
 
 def test_then_vectors_go_the_last_of_each_prompt_first(seen):
     view = view_of(seen)
-    without = len(render(replace(view, prompts=[replace(p, vectors={}) for p in view.prompts])))
-    data = data_of(render(view, budget=(without + len(render(view))) // 2))
+    without = len(render(replace(view, prompts=[replace(p, heads=[]) for p in view.prompts])))
+    data = data_of(render(view, max_bytes=(without + len(render(view))) // 2))
     held = [[(one["layer"], one["head"]) for one in prompt["vectors"]] for prompt in data["prompts"]]
     assert 0 < sum(map(len, held)) < 6
     assert all(heads == [(0, 1), (1, 2), (1, 3)][: len(heads)] for heads in held)
     assert data["stored"]["heads"] == [sum(map(len, held)), 6]
-    assert not any(prompt["vectors"] for prompt in data_of(render(view, budget=1000))["prompts"])
+    assert not any(prompt["vectors"] for prompt in data_of(render(view, max_bytes=1000))["prompts"])
 
 
 def test_the_page_is_well_within_its_budget_by_default(seen):
@@ -129,7 +129,7 @@ def test_one_step_of_256_tokens_and_36_heads_fits_into_two_megabytes():
     patterns = rng.dirichlet(np.full(256, 0.05), size=(1, 6, 6, 256)).astype(np.float32)
     view = view_of(moments())
     scores = {"entropy": np.zeros((1, 6, 6))}
-    prompt = replace(view.prompts[0], labels=["a"] * 256, patterns=companded(patterns), scores=scores, vectors={})
+    prompt = replace(view.prompts[0], labels=["a"] * 256, patterns=compand(patterns), scores=scores, heads=[])
     prompt = replace(prompt, value_norms=np.ones((1, 6, 6, 256), np.float32))
     assert len(render(replace(view, steps=[7], prompts=[prompt], n_kv_head=3))) < 2_000_000
 
@@ -156,3 +156,10 @@ def test_a_notebook_shows_the_page_in_a_sandbox():
     shown = Page('<p class="a">&amp;</p>')._repr_html_()
     assert shown.startswith('<iframe srcdoc="&lt;p class=&quot;a&quot;&gt;&amp;amp;&lt;/p&gt;" sandbox="allow-scripts"')
     assert "600px" in shown
+
+
+def test_page_outside_a_notebook_has_a_short_repr_and_saves_itself(tmp_path):
+    page = Page("<!doctype html>" * 100_000)
+    assert repr(page) == "<attention page, 1.5 MB; .save('view.html') writes it>"
+    page.save(tmp_path / "view.html")
+    assert (tmp_path / "view.html").read_text() == page

@@ -1,14 +1,14 @@
-"""The attention page: one self-contained HTML file, opened from a disk, a notebook or a panel, without a network.
+"""The attention page: one self-contained HTML file that opens from a disk, a notebook or a panel, without a network.
 
     page = render(View(title="my run", steps=[0, 500], prompts=[prompt], n_kv_head=2))
-    write_text(folder / "view.html", page)
+    page.save("view.html")
 
-page.html is the page without its data; this file packs the data in. Patterns are stored as their lower triangles
-in 8 bits on a square-root scale (8 linear bits would round away half of all weights at T = 256), each step as its
+page.html, page.css and app.js are assembled here, and the data packed in. Patterns are stored as their lower triangles
+in 8 bits on a square-root scale (8 linear bits would round half of all weights to 0 at T = 256), each step as its
 difference from the one before, deflated, in base64. Arrays that heads share, such as the keys and values of grouped
 queries, are stored once.
 
-Dimensions: S steps, L layers, H heads, T tokens, D head width.
+Dimensions: S steps, L layers, H heads, T tokens, D head_dim.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import math
 import re
 import zlib
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -26,34 +27,29 @@ from typing import Any
 
 import numpy as np
 
-TEMPLATE = Path(__file__).with_name("page.html")
-BUDGET, BUDGET_OF_ONE = 3_000_000, 2_000_000  # bytes of the whole page, and of one that shows a single step
-LOSSES = 2000  # points of one loss curve: more than a screen has pixels
+from headwise.files import write_text
+from headwise.inspection.hooks import AttentionMap
+
+FOLDER = Path(__file__).parent
+MAX_BYTES, MAX_BYTES_ONE_STEP = 3_000_000, 2_000_000  # of the whole page, and of one with a single step
+MAX_LOSSES = 2000  # points of one loss curve: more than a screen has pixels
 NORMALIZE = ("softmax", "relu")
-
-
-@dataclass
-class HeadVectors:
-    """One head at the last step, float32: from these the page computes the pattern again, step by step."""
-
-    q: np.ndarray  # [T, D], as they meet the keys: normed and turned
-    k: np.ndarray  # [T, D], those of the key/value head that this head reads
-    v: np.ndarray  # [T, D]
-    pattern: np.ndarray  # [T, T], the model's own
+Head = tuple[int, int]  # layer, head
 
 
 @dataclass
 class Prompt:
-    """One input, and what was seen of it at every step."""
+    """One input, and what was recorded of it at every step."""
 
     name: str
-    labels: list[str]  # T tokens as they are shown (Tokenizer.label); anything may stand in them
-    patterns: np.ndarray  # uint8 [S, L, H, T(T+1)/2], see `companded`
+    labels: list[str]  # T tokens as they are shown (Tokenizer.label), any characters
+    patterns: np.ndarray  # uint8 [S, L, H, T(T+1)/2], see `compand`
     value_norms: np.ndarray  # float32 [S, L, H, T]: |v_j W_O|; times the weights they are the value-weighted map
     scores: dict[str, np.ndarray]  # metric -> [S, L, H]; NaN where it does not apply
-    vectors: dict[tuple[int, int], HeadVectors] = field(default_factory=dict)  # (layer, head) -> ..., the dearest first
-    new: int | None = None  # the model itself wrote the tokens from this one on, seeing what is shown
-    note: str = ""  # what else to know of these tokens
+    maps: list[AttentionMap] = field(default_factory=list)  # of the last step, one for each layer
+    heads: list[Head] = field(default_factory=list)  # whose q, k and v are stored, the most important first
+    generated_from: int | None = None  # index of the first token that the model generated; None: none of them
+    note: str = ""  # shown beside the tokens
 
 
 @dataclass
@@ -61,18 +57,25 @@ class View:
     """All that a page shows."""
 
     title: str
-    steps: list[int]  # S logged steps, ascending; one for a finished model
+    steps: list[int]  # S recorded steps, ascending; one for a finished model
     prompts: list[Prompt]
     n_kv_head: int  # H // n_kv_head heads share each key/value head
     normalize: str = "softmax"  # or "relu": max(score, 0) / number of visible keys
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # "train", "val" -> (step, loss)
-    start: dict[str, Any] = field(default_factory=dict)  # what is shown first, in the words of the URL's hash
+    start: dict[str, Any] = field(default_factory=dict)  # what is shown first, as in the URL's hash
 
 
 class Page(str):
-    """The page as text, which a notebook shows as a page."""
+    """The page as text. A notebook shows it as a page; elsewhere its repr is short."""
 
     __slots__ = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write the page to a file."""
+        write_text(Path(path), self)
+
+    def __repr__(self) -> str:
+        return f"<attention page, {len(self) / 1e6:.1f} MB; .save('view.html') writes it>"
 
     def _repr_html_(self) -> str:
         style = "width: 100%; height: 600px; border: 0"
@@ -80,39 +83,35 @@ class Page(str):
         return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="{style}" title="Attention"></iframe>'
 
 
-def companded(pattern: np.ndarray) -> np.ndarray:
-    """Patterns [..., T, T] as uint8 [..., T(T+1)/2]: the lower triangle, row after row, as round(255 sqrt(weight)).
-    The square of a 255th is at most 0.004 off. Weights above 1, which only relu knows, are stored as 1."""
+def compand(pattern: np.ndarray) -> np.ndarray:
+    """Return patterns [..., T, T] as uint8 [..., T(T+1)/2]: the lower triangle, row after row, as
+    round(255 sqrt(weight)), which is at most 0.004 off. Weights above 1, which only relu has, are stored as 1."""
     rows, columns = np.tril_indices(pattern.shape[-1])
     return np.round(255 * np.sqrt(pattern[..., rows, columns].clip(0, 1))).astype(np.uint8)
 
 
-def render(view: View, budget: int | None = None) -> Page:
-    """The page, of at most `budget` bytes if that can be; None is 3 MB, or 2 MB for a single step. What does not fit is
-    left out, and the page says so: first steps between the first and the last, evenly, then vectors, the last of each
-    prompt first. Vectors yield before steps only where they alone would take more than half of the budget. Raises
-    ValueError if shapes disagree."""
-    _check(view)
-    budget = budget or (BUDGET if len(view.steps) > 1 else BUDGET_OF_ONE)
-    turns = zip_longest(*([(prompt, at) for at in prompt.vectors] for prompt in view.prompts))
-    heads = [head for turn in turns for head in turn if head is not None]
-    steps = np.arange(len(view.steps))
-    done: dict[bytes, str] = {}
-    costs = _costs(heads, done)
-    room = budget - min(costs[-1], budget // 2)
-    page = _page(view, steps, [], budget, done)
+def render(view: View, max_bytes: int | None = None) -> Page:
+    """Return the page, of at most `max_bytes` if possible; None is 3 MB, or 2 MB for a single step. Raise ValueError if
+    shapes disagree.
+
+    What does not fit is left out, and the page says so: first steps between the first and the last, evenly, then
+    vectors of each prompt's last heads. Vectors are left out before steps only where they alone would take more than
+    half of the page."""
+    _check_shapes(view)
+    max_bytes = max_bytes or (MAX_BYTES if len(view.steps) > 1 else MAX_BYTES_ONE_STEP)
+    builder, steps = _Builder(view, max_bytes), np.arange(len(view.steps))
+    n_heads, page = len(builder.heads), builder.build(steps, 0)
+    room = max_bytes - min(len(builder.build(steps, n_heads)) - len(page), max_bytes // 2)  # for steps
     while len(page) > room and len(steps) > 2:
         count = max(2, min(len(steps) - 1, len(steps) * room // len(page)))
         steps = np.linspace(0, len(view.steps) - 1, count).round().astype(int)
-        page = _page(view, steps, [], budget, done)
-    count = sum(cost <= budget - len(page) for cost in costs[1:])
-    return Page(_page(view, steps, heads[:count], budget, done) if count else page)
+        page = builder.build(steps, 0)
+    n_heads = bisect_right(range(1, n_heads + 1), max_bytes, key=lambda n: len(builder.build(steps, n)))
+    return Page(builder.build(steps, n_heads))
 
 
-Head = tuple[Prompt, tuple[int, int]]
-
-
-def _check(view: View) -> None:
+def _check_shapes(view: View) -> None:
+    """Raise ValueError if the arrays of the view do not fit one another."""
     if view.normalize not in NORMALIZE:
         raise ValueError(f"normalize={view.normalize}: one of {', '.join(NORMALIZE)}")
     for prompt in view.prompts:
@@ -129,107 +128,105 @@ def _check(view: View) -> None:
             )
 
 
-class _Blobs:
-    """Arrays as text, each kept once. `done` holds what was deflated before."""
+class _Builder:
+    """Builds pages of one view with more or fewer steps and heads. Each array is deflated once for all of them."""
 
-    def __init__(self, done: dict[bytes, str]) -> None:
-        self.done = done
-        self.places: dict[str, int] = {}
+    def __init__(self, view: View, max_bytes: int):
+        self.view, self.max_bytes = view, max_bytes
+        turns = zip_longest(*([(prompt, head) for head in prompt.heads] for prompt in view.prompts))
+        self.heads = [pair for turn in turns for pair in turn if pair is not None]  # prompts take turns
+        self.deflated: dict[bytes, str] = {}  # array -> text
+        self.blobs: dict[str, int] = {}  # text -> its index in the page that is being built
 
     def add(self, array: np.ndarray) -> int:
-        """The place of an array among the texts."""
+        """Return the index of an array among the page's blobs."""
         raw = np.ascontiguousarray(array).tobytes()
-        if raw not in self.done:
-            self.done[raw] = base64.b64encode(zlib.compress(raw, 6)).decode()
-        return self.places.setdefault(self.done[raw], len(self.places))
+        if raw not in self.deflated:
+            self.deflated[raw] = base64.b64encode(zlib.compress(raw, 6)).decode()
+        return self.blobs.setdefault(self.deflated[raw], len(self.blobs))
 
-    def add_head(self, prompt: Prompt, at: tuple[int, int]) -> dict[str, Any]:
-        """One head's vectors; of the pattern only the lower triangle."""
-        one = prompt.vectors[at]
-        arrays = {"q": one.q, "k": one.k, "v": one.v, "pattern": one.pattern[np.tril_indices(len(one.pattern))]}
-        places = {name: self.add(array.astype("<f4")) for name, array in arrays.items()}
-        return {"layer": int(at[0]), "head": int(at[1]), "width": one.q.shape[1], **places}
+    def add_vectors(self, prompt: Prompt, head: Head) -> dict[str, Any]:
+        """Add one head's q, k and v [T, D] and the lower triangle of its pattern, float32."""
+        one = prompt.maps[head[0]]
+        shared = head[1] // (one.q.size(1) // one.k.size(1))
+        arrays = {"q": one.q[0, head[1]], "k": one.k[0, shared], "v": one.v[0, shared]}
+        arrays["pattern"] = one.pattern[0, head[1]][np.tril_indices(len(prompt.labels))]
+        indices = {name: self.add(array.numpy().astype("<f4")) for name, array in arrays.items()}
+        return {"layer": int(head[0]), "head": int(head[1]), "width": one.q.size(-1), **indices}
 
+    def build(self, steps: np.ndarray, n_heads: int) -> str:
+        """Return the page with these steps (indices) and the vectors of the first heads."""
+        view, self.blobs = self.view, {}
+        prompts = [self.prompt(prompt, steps, n_heads) for prompt in view.prompts]
+        stride = max([1, *(-(-len(points) // MAX_LOSSES) for points in view.losses.values())])
+        data = {
+            "format": 1,
+            "title": view.title,
+            "steps": [int(view.steps[i]) for i in steps],
+            "kv_heads": view.n_kv_head,
+            "normalize": view.normalize,
+            "losses": {
+                name: [[int(s), _finite(y)] for s, y in points[::stride]] for name, points in view.losses.items()
+            },
+            "start": view.start,
+            "stored": {
+                "budget": self.max_bytes,
+                "steps": [len(steps), len(view.steps)],
+                "heads": [n_heads, len(self.heads)],
+                "loss_stride": stride,
+            },
+            "prompts": prompts,
+            "blobs": list(self.blobs),
+        }
+        text = json.dumps(data, allow_nan=False, default=str, separators=(",", ":"))  # ASCII: U+2028 and so on escaped
+        for char in "<>&":
+            text = text.replace(char, f"\\u{ord(char):04x}")
+        parts = {"title": _escape(view.title), "summary": _summary(view), "data": text}
+        template, parts["style"], parts["script"] = (
+            (FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "app.js")
+        )
+        return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
-def _costs(heads: list[Head], done: dict[bytes, str]) -> list[int]:
-    """Bytes that the vectors of none of these heads, of the first, of the first two, ... take in a page."""
-    blobs, costs, counted = _Blobs(done), [0], 0
-    for prompt, at in heads:
-        blobs.add_head(prompt, at)
-        new = list(blobs.places)[counted:]
-        counted += len(new)
-        costs.append(costs[-1] + 100 + sum(len(text) + 4 for text in new))
-    return costs
-
-
-def _page(view: View, steps: np.ndarray, heads: list[Head], budget: int, done: dict[bytes, str]) -> str:
-    """The template, filled with these steps (their places among all) and these heads' vectors."""
-    blobs = _Blobs(done)
-    prompts = [_packed(prompt, steps, [at for p, at in heads if p is prompt], blobs) for prompt in view.prompts]
-    stride = max([1, *(-(-len(points) // LOSSES) for points in view.losses.values())])
-    data = {
-        "format": 1,
-        "title": view.title,
-        "steps": [int(view.steps[i]) for i in steps],
-        "kv_heads": view.n_kv_head,
-        "normalize": view.normalize,
-        "losses": {name: [[int(s), _number(y)] for s, y in points[::stride]] for name, points in view.losses.items()},
-        "start": view.start,
-        "stored": {
-            "budget": budget,
-            "steps": [len(steps), len(view.steps)],
-            "heads": [len(heads), sum(len(prompt.vectors) for prompt in view.prompts)],
-            "loss_stride": stride,
-        },
-        "prompts": prompts,
-        "blobs": list(blobs.places),
-    }
-    text = json.dumps(data, allow_nan=False, default=str, separators=(",", ":"))  # ASCII: U+2028 and others escaped
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    parts = {"title": _text(view.title), "summary": _summary(view), "data": text}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE.read_text(encoding="utf-8"))
-
-
-def _packed(prompt: Prompt, steps: np.ndarray, heads: list[tuple[int, int]], blobs: _Blobs) -> dict[str, Any]:
-    patterns = prompt.patterns[steps]
-    changes = patterns.copy()
-    changes[1:] -= patterns[:-1]  # wraps, as it does when the page adds them up
-    return {
-        "name": prompt.name,
-        "labels": prompt.labels,
-        "new": prompt.new,
-        "note": prompt.note,
-        "layers": patterns.shape[1],
-        "heads": patterns.shape[2],
-        "patterns": blobs.add(changes),
-        "value_norms": blobs.add(prompt.value_norms[steps].astype("<f4")),
-        "scores": {name: [_number(x) for x in scores[steps].flat] for name, scores in prompt.scores.items()},
-        "vectors": [blobs.add_head(prompt, at) for at in heads],
-    }
+    def prompt(self, prompt: Prompt, steps: np.ndarray, n_heads: int) -> dict[str, Any]:
+        """Return a prompt's part of the page's data."""
+        patterns = prompt.patterns[steps]
+        changes = patterns.copy()
+        changes[1:] -= patterns[:-1]  # modulo 256, as when the page adds them up
+        return {
+            "name": prompt.name,
+            "labels": prompt.labels,
+            "new": prompt.generated_from,
+            "note": prompt.note,
+            "layers": patterns.shape[1],
+            "heads": patterns.shape[2],
+            "patterns": self.add(changes),
+            "value_norms": self.add(prompt.value_norms[steps].astype("<f4")),
+            "scores": {name: [_finite(x) for x in scores[steps].flat] for name, scores in prompt.scores.items()},
+            "vectors": [self.add_vectors(prompt, head) for one, head in self.heads[:n_heads] if one is prompt],
+        }
 
 
-def _number(x: float) -> float | None:
-    """Five digits of a number; JSON has no NaN."""
+def _finite(x: float) -> float | None:
+    """Return five digits of a number, or None, as JSON has no NaN."""
     return float(f"{x:.5g}") if math.isfinite(x) else None
 
 
-def _text(text: str) -> str:
-    """Text for the page's markup; half characters, which no file can hold, become question marks."""
+def _escape(text: str) -> str:
+    """Return text as HTML; lone surrogates, which UTF-8 cannot encode, become question marks."""
     return html.escape(text.encode("utf-8", "replace").decode())
 
 
 def _summary(view: View) -> str:
-    """The scores of every head at the last step, as plain tables that need no script."""
+    """Return every head's scores at the last step as HTML tables, for readers without scripts."""
     tables = []
     for prompt in view.prompts:
-        names = "".join(f'<th scope="col">{_text(name)}</th>' for name in prompt.scores)
+        names = "".join(f'<th scope="col">{_escape(name)}</th>' for name in prompt.scores)
         rows = []
         for layer, head in np.ndindex(*prompt.patterns.shape[1:3]):
             values = (float(scores[-1, layer, head]) for scores in prompt.scores.values())
             cells = "".join(f"<td>{x:.3g}</td>" if math.isfinite(x) else "<td>–</td>" for x in values)
             rows.append(f'<tr><th scope="row">{layer}.{head}</th>{cells}</tr>')
-        caption = f"Prompt {_text(prompt.name)}, step {view.steps[-1]}: <q>{_text(' '.join(prompt.labels))}</q>"
+        caption = f"Prompt {_escape(prompt.name)}, step {view.steps[-1]}: <q>{_escape(' '.join(prompt.labels))}</q>"
         head_row = f'<tr><th scope="col">layer.head</th>{names}</tr>'
         tables.append(
             f"<table><caption>{caption}</caption><thead>{head_row}</thead><tbody>{''.join(rows)}</tbody></table>"
