@@ -20,7 +20,7 @@ inspection.page.page inspection.recorder inspection.walkthrough inspection.snaps
 distributed.strategies
 training.clock training.schedules training.optimizers training.lightning_module training.loggers training.metrics
 training.resolve training.resume training.callbacks training.summary distributed.estimate training.build training.train
-sweep.multirun launch sweep.space sweep.report sweep.pictures sweep.page sweep.study
+config_errors sweep.multirun launch sweep.space sweep.report sweep.pictures sweep.page sweep.study
 """.split()  # noqa: SIM905
 DEFERRED = {  # (module, imported later inside a function): why
     ("checkpoint", "huggingface"): "needed for a Hugging Face folder only",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from headwise.config import TrainConfig, schema_fields
 from headwise.launch import CONFIGS, new_run_folder
 from tests.small import script, script_here
 
@@ -61,15 +62,22 @@ def test_a_run_goes_where_it_is_resumed_from(tmp_path, monkeypatch):
     assert new_run_folder("auto", "x") == "runs/x/earlier"
 
 
-def test_help_lists_choices_and_keys_with_their_values(tmp_path):
+def test_help_is_one_screen_with_the_choices_of_each_group(tmp_path):
     result = script("train", "--help", cwd=tmp_path)
     assert result.stderr == ""
-    assert "model: gpt2, qwen3" in result.stdout
-    assert "max_steps: " in result.stdout
-    other = script_here("train", "-h", "model=gpt2", cwd=tmp_path).stdout
-    assert "position: learned" in other
-    assert "position: learned" not in result.stdout
+    assert "  model       gpt2, qwen3" in result.stdout
+    assert len(result.stdout.splitlines()) <= 45
     assert not list(tmp_path.iterdir())
+
+
+def test_help_keys_lists_every_key_with_its_value_meaning_and_range(tmp_path):
+    lines = script_here("train", "--help", "keys", "model=gpt2", cwd=tmp_path).stdout.splitlines()
+    keys = [line.split("=")[0] for line in lines]
+    assert keys == [key for key, _ in schema_fields(TrainConfig())]
+    assert "model.position=learned                       learned, sinusoidal, rotary, none" in lines
+    assert "trainer.max_steps=1200                       optimizer steps; at least 1" in lines
+    refused = script_here("train", "--help", "keys", "model=gpt3", cwd=tmp_path, ok=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_the_configs_are_where_the_scripts_look():

@@ -1,10 +1,8 @@
 """Validation: what is out of its range, or does not go together, is refused with its key, value and remedy."""
 
-from dataclasses import fields, is_dataclass
-
 import pytest
 
-from headwise.config import DataConfig, GPTConfig, SweepConfig, TrainConfig
+from headwise.config import DataConfig, GPTConfig, SweepConfig, TrainConfig, schema_fields
 from headwise.errors import UserError
 from headwise.validation import batch_arithmetic, range_in_words, validate, validate_model
 
@@ -68,15 +66,8 @@ def test_head_width_follows_from_the_sizes_unless_given():
     validate_model(GPTConfig(n_embd=41, n_head=3, head_dim=5))
 
 
-def leaves(schema):
-    """Every field of a schema that holds a value, nested ones included."""
-    for one in fields(schema):
-        value = getattr(schema, one.name)
-        yield from leaves(value) if is_dataclass(value) else [one]
-
-
 def test_every_key_has_a_meaning():
-    assert [one.name for one in leaves(SweepConfig()) if not one.metadata.get("meaning")] == []
+    assert [key for key, one in schema_fields(SweepConfig()) if not one.metadata.get("meaning")] == []
 
 
 def test_a_range_is_put_into_words():

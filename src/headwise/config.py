@@ -9,7 +9,7 @@ Neither torch nor OmegaConf is imported here, so that `headwise --help` answers 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -262,6 +262,16 @@ def with_new_names(values: dict, prefix: str = "") -> dict:
             key, new_value = new_name(f"{prefix}{old}", value if isinstance(value, str) else ANY)
             result[key.removeprefix(prefix)] = value if new_value is ANY else new_value
     return result
+
+
+def schema_fields(schema: Any, prefix: str = "") -> Iterator[tuple[str, Field]]:
+    """Yield every key of a schema's instance that holds a value, as on the command line, and its field."""
+    for one in fields(schema):
+        value = getattr(schema, one.name)
+        if is_dataclass(value):
+            yield from schema_fields(value, f"{prefix}{one.name}.")
+        else:
+            yield f"{prefix}{one.name}", one
 
 
 def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

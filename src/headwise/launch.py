@@ -14,27 +14,26 @@ import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
-from dataclasses import fields
+from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import current_process
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from headwise.config import PrepareConfig, SweepConfig, TrainConfig, dotted_keys, new_name
+from headwise.config import PrepareConfig, SweepConfig, TrainConfig, schema_fields
+from headwise.config_errors import check_keys, check_old_names, composition_error, task_error
 from headwise.console import fail, say
 from headwise.distributed.processes import PATIENCE, agreed, end_with_parent, rank, started
-from headwise.errors import RunError, UserError, did_you_mean, require
+from headwise.errors import require
 from headwise.files import leave_no_empty
 from headwise.sweep.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end
-from headwise.validation import validate
+from headwise.validation import range_in_words, validate
 
 # Hydra warns of it, but our launchers are named as theirs on purpose.
 warnings.filterwarnings("ignore", message="[\\s\\S]*validated against ConfigStore schema")
@@ -79,34 +78,33 @@ def register() -> None:
     OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
 
-def launch(
-    task: Callable[[DictConfig], None], config_name: str, about: str, after: Callable[[Path], None] | None = None
-) -> None:
-    """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
-    is what --help says first. In a multirun a run that fails does not end the others; `after` gets all runs' folder."""
+@dataclass
+class Job:
+    """A task as Hydra runs it: it ends with one line for wrong input, and in a multirun does not end the other runs."""
 
-    composed, schema = False, SCHEMAS[config_name]
+    task: Callable[[DictConfig], None]
+    schema: type
+    composed: bool = False  # whether the command line gave a configuration
 
-    def job(config: DictConfig) -> None:
-        nonlocal composed
-        composed = True
-        several = HydraConfig.get().mode == RunMode.MULTIRUN
-        if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would go on by itself
+    def run(self, config: DictConfig) -> None:
+        """Check the configuration and run the task."""
+        self.composed = True
+        if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would outlive its parent
             end_with_parent()
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            refuse_unknown(config, schema)
+            check_keys(config, self.schema)
             typed: Any = OmegaConf.to_object(config)
             validate(typed)
             (folder / ENDED).unlink(missing_ok=True)
-            task(config)
+            self.task(config)
         except Exception as error:
-            line, code = in_one_line(error, config)
-            if several and not rank():
+            line, code = task_error(error, config)
+            if HydraConfig.get().mode == RunMode.MULTIRUN and not rank():
                 if code is None:
                     traceback.print_exc()
                 print(f"error: run {folder.name}: {line}", file=sys.stderr)
-                if code != 2 or not (folder / "config.yaml").exists():  # no refusal ends a run that is there
+                if code != 2 or not (folder / "config.yaml").exists():  # wrong input does not end a run that exists
                     note_end(folder, list(HydraConfig.get().overrides.task), "failed", line, code)
             elif code is None:
                 raise
@@ -116,35 +114,37 @@ def launch(
             sys.exit(130)
         finally:
             if "run_dir" in config:
-                leave_no_empty_folder()
+                leave_no_empty(Path(HydraConfig.get().runtime.output_dir or "."))  # which Hydra has made
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that we say it in our way
+
+def launch(
+    task: Callable[[DictConfig], None], config_name: str, about: str, after: Callable[[Path], None] | None = None
+) -> None:
+    """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
+    is what --help prints first; `after` gets the folder of a multirun when all its runs have ended."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print_help(config_name, about, [argument for argument in arguments if not argument.startswith("-")])
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the error is printed in one line here
     register()
     Multirun.folder = None
-    multirun = [flag for flag in sys.argv[1:] if flag in ("-m", "--multirun")]
-    sys.argv[1:] = multirun + [argument for argument in sys.argv[1:] if argument not in multirun]  # wherever it stood
+    multirun = [flag for flag in arguments if flag in ("-m", "--multirun")]
+    sys.argv[1:] = multirun + [argument for argument in arguments if argument not in multirun]  # in any place
+    job = Job(task, SCHEMAS[config_name])
     try:
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(help_text(config_name, about))
-            return
-        refuse_old_names(sys.argv[1:])
-        if multirun and config_name == "sweep":
-            fail(f"{multirun[0]} is for scripts/train.py; what varies here is in sweep.space")
-        together = started()
-        if together and config_name == "sweep":
-            fail(f"a sweep does not go with {together.by}: each trial trains on one device; sweep.n_jobs=N for several")
-        check_launcher()
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+        check_arguments(config_name, arguments, bool(multirun))
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job.run)()
     except KeyboardInterrupt:  # while the jobs were in other processes
         if Multirun.folder:
-            say(f"interrupted; the same command with resume=auto run_dir={Multirun.folder} goes on")
+            say(f"interrupted; the same command with resume=auto run_dir={Multirun.folder} continues")
         sys.exit(130)
     except BrokenExecutor as error:  # of joblib: out of memory, say
-        fail(f"a run's process died ({str(error).splitlines()[0]}); the same command with resume=auto goes on", 1)
+        fail(f"a run's process died ({str(error).splitlines()[0]}); the same command with resume=auto continues", 1)
     except Exception as error:
-        if composed:
+        if job.composed:
             raise
-        stop(one_line(error, schema))  # whatever goes wrong this early comes from the command line
+        stop(composition_error(error, job.schema))  # whatever goes wrong this early comes from the command line
     finally:
         folder, Multirun.folder = Multirun.folder, None
         if folder:
@@ -153,126 +153,52 @@ def launch(
         after(folder)
 
 
-def refuse_old_names(arguments: list[str]) -> None:
-    """Exit with the present name where an argument has a key or a choice of version 0.1."""
-    for argument in arguments:
-        old = tuple(argument.lstrip("+").split("=", 1))
-        new = new_name(*old) if len(old) == 2 else old
-        if new != old and new[1] == old[-1]:
-            fail(f"{argument}: {old[0]} is now {new[0]}")
-        if new != old:
-            fail(f"{argument} is now {new[0]}={str(new[1]).lower()}")
-
-
-def in_one_line(error: Exception, config: DictConfig) -> tuple[str, int | None]:
-    """What went wrong in a task, with the exit code; without one where it is a mistake of ours."""
-    match error:
-        case UserError():
-            return str(error), 2
-        case RunError():
-            return str(error), 1
-        case OSError(filename=str() as name):  # a path that the user gave
-            return f"{place(config, name)}: {error.strerror}; give another place", 2
-        case OmegaConfBaseException():  # of a value: a ${...} that names nothing
-            return f"{error.full_key}: {str(error).splitlines()[0]}; a $ before a brace is written \\$", 2
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", None
+def check_arguments(config_name: str, arguments: list[str], multirun: bool) -> None:
+    """Raise UserError for arguments with names of version 0.1, and for a sweep that cannot run as one."""
+    check_old_names(arguments)
+    if config_name == "sweep":
+        together = started()
+        require(not multirun, "-m is for train; what varies in a sweep is in sweep.space")
+        alone = "each trial trains on one device; give sweep.n_jobs=N for several"
+        require(together is None, f"a sweep cannot be started by {together and together.by}: {alone}")
+    check_launcher()
 
 
 def stop(message: str, code: int = 2) -> NoReturn:
-    """Say what is wrong and leave. Of several processes the first speaks first: where all have the same to say, its end
-    is that of the others, so that it is said once."""
+    """Print what is wrong and exit. Of several processes the first prints first: where all have the same error, the
+    others end with it, so that it is printed once."""
     if rank():
         time.sleep(PATIENCE)
         message = f"process {rank()}: {message}"
     fail(message, code)
 
 
-def place(config: DictConfig, file: str) -> str:
-    """A path that gave trouble, and the key that led there."""
-    for key in ("data.cache_dir", "data.path", "data.val_path", "run_dir"):
-        value = OmegaConf.select(config, key)
-        if value and Path(file).absolute().is_relative_to(Path(value).absolute()):
-            return f"{key}={value}: {file}"
-    return file
+def compose_for_help(config_name: str, overrides: list[str]) -> DictConfig:
+    """Return the configuration with these overrides. Exits with one line for wrong ones."""
+    try:
+        check_old_names(overrides)
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra.compose(config_name, overrides)
+    except Exception as error:
+        fail(composition_error(error, SCHEMAS[config_name]))
 
 
-def refuse_unknown(config: DictConfig, schema: type) -> None:
-    """Raise UserError for a key added with + or removed with ~, which Hydra allows and nobody would read."""
-    known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(schema), config))
-    for key in (key for key in given if not key.startswith("sweep.space.")):  # which sweep/space.py reads
-        require(key in known, f"{key} is not a key of the configuration{did_you_mean(key, known)}")
-    for key in known:
-        require(key in given, f"{key} is missing from the configuration; give it a value instead of removing it")
-
-
-def help_text(config_name: str, about: str) -> str:
-    """What --help prints, with the values that the other arguments give. (Hydra's own takes a second longer.)"""
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose(config_name, overrides)
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
+def print_help(config_name: str, about: str, words: list[str]) -> None:
+    """Print the help: `about` and the choices of each group, or with the word `keys` every key with its value, its
+    meaning and its range. (Hydra's own help takes a second longer.)"""
+    register()
+    if "keys" in words:
+        config = compose_for_help(config_name, [word for word in words if word != "keys"])
+        for key, one in schema_fields(SCHEMAS[config_name]()):
+            value = OmegaConf.select(config, key) if key != "run_dir" else "runs/<experiment>/<date>_<time>"
+            value = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            bounds = one.metadata["bounds"]
+            limits = f"; {range_in_words(bounds)}" if bounds else ""
+            print(f"{f'{key}={value}':<44} {one.metadata['meaning']}{limits}")
+        return
     asked = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
-    folders = [folder for folder in folders if f"- {folder.name}: " in asked]
-    groups = {folder.name: ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
-    choices = "\n".join(f"{name}: {options}" for name, options in groups.items())
-    keys = OmegaConf.to_yaml(config).rstrip()
-    return f"{about}\nChoices, as group=name\n\n{choices}\n\nKeys and their values now, as key=value\n\n{keys}"
-
-
-def leave_no_empty_folder() -> None:
-    """Remove the run's folder, which Hydra has made, if nothing was written there."""
-    if HydraConfig.initialized():
-        leave_no_empty(Path(HydraConfig.get().runtime.output_dir or "."))
-
-
-def one_line(error: Exception, schema: type, arguments: list[str] | None = None) -> str:
-    """What Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one. The
-    arguments are by default those of the command line."""
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"
-    if isinstance(error, OverrideParseException):
-        quotes = "a value with spaces, commas or brackets needs quotes twice: 'key=\"a, b\"'"
-        return f"{error.override}: cannot be read as key=value ({quotes})"
-    if isinstance(error, OSError) and error.filename:
-        return f"run_dir: {error.filename}: {error.strerror}"
-    if "Ambiguous value for argument" in str(error):
-        argument = str(error).split("'")[1]
-        return f"{argument}: several values make several runs, with -m; a list is written in brackets"
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, UserError | RunError):
-        cause = cause.__context__
-    if cause:  # what the resolver found to be wrong
-        return str(cause)
-    cause = error
-    while cause and not getattr(cause, "full_key", None):
-        cause = cause.__cause__
-    if cause is None:
-        return ": ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    key = str(getattr(cause, "full_key", ""))
-    known = list(dotted_keys(OmegaConf.structured(schema)))
-    if key not in known:
-        return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
-    all_given = sys.argv[1:] if arguments is None else arguments
-    given = [argument for argument in all_given if argument.startswith(f"{key}=")]
-    return f"{(given or [key])[-1]} must be {expected(key, schema)}"
-
-
-KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "list[str]": 'a list such as \'["The first.","The second."]\'',
-    "None": "null",
-}
-
-
-def expected(key: str, schema: type) -> str:
-    """What a key's value must be, in words, from its type in the schema."""
-    part: Any = schema
-    *groups, last = key.split(".")
-    for group in groups:
-        part = get_type_hints(part)[group]
-    written = next(f.type for f in fields(part) if f.name == last)
-    return " or ".join(KINDS.get(kind, "a group of keys") for kind in str(written).split(" | "))
+    folders = [folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir() and f"- {folder.name}: " in asked]
+    print(f"{about.rstrip()}\n\nGroups, as group=name:\n")
+    for folder in folders:
+        print(f"  {folder.name:<11} {', '.join(sorted(file.stem for file in folder.glob('*.yaml')))}")
+    print("\n--help keys lists every key with its value and its meaning; with group=name, the values that it gives.")

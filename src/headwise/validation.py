@@ -7,23 +7,28 @@ together.
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Any
 
-from headwise.config import DataConfig, GPTConfig, PrepareConfig, SweepConfig, TokenizerConfig, TrainConfig
+from headwise.config import (
+    DataConfig,
+    GPTConfig,
+    PrepareConfig,
+    SweepConfig,
+    TokenizerConfig,
+    TrainConfig,
+    schema_fields,
+)
 from headwise.errors import require
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:
     """Raise UserError naming the first key, below `prefix`, whose value is out of its range. Null has no range."""
-    for one in fields(config):
-        value, name = getattr(config, one.name), f"{prefix}{one.name}"
-        if is_dataclass(value):
-            check_ranges(value, f"{name}.")
-        elif one.metadata.get("bounds") and value is not None:
-            bounds = one.metadata["bounds"]
+    for name, one in schema_fields(config):
+        value, bounds = attrgetter(name)(config), one.metadata["bounds"]
+        if bounds and value is not None:
             inside = all(WITHIN[bound](value, limit) for bound, limit in bounds.items()) and math.isfinite(value)
-            require(inside, f"{name}={value} must be {range_in_words(bounds)}")
+            require(inside, f"{prefix}{name}={value} must be {range_in_words(bounds)}")
 
 
 WITHIN = {

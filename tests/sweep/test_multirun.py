@@ -186,7 +186,7 @@ def test_ctrl_c_ends_runs_at_a_time_with_one_line_and_130(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; the same command with resume=auto run_dir=out goes on" in said
+    assert "interrupted; the same command with resume=auto run_dir=out continues" in said
     assert OmegaConf.load(tmp_path / "out/multirun.yaml")
 
 

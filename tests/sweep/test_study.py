@@ -108,7 +108,7 @@ def test_a_finished_sweep_does_nothing_more_unless_it_gets_more_trials(whole):
         (["sweep.pruner=halve"], "sweep.pruner=halve is none of halving, none; did you mean halving?"),
         (["sweep.storage=out"], "sweep.storage=out is a folder"),
         (["sweep.n_jobs=-1"], "sweep.n_jobs=-1 must be at least 0"),
-        (["-m"], "-m is for scripts/train.py"),
+        (["-m"], "-m is for train; what varies"),
     ],
 )
 def test_another_sweep_and_wrong_words_are_refused_in_one_line(whole, change, message):

@@ -39,11 +39,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from headwise.config import SearchConfig, SweepConfig, TrainConfig
+from headwise.config_errors import composition_error, task_error
 from headwise.console import say
 from headwise.data import prepare
 from headwise.errors import Pruned, RunError, UserError, choose, require
 from headwise.files import path_of
-from headwise.launch import in_one_line, one_line
 from headwise.sweep.multirun import ENDED, note_end, quoted
 from headwise.sweep.report import Row, report, rows_of, short
 from headwise.sweep.space import Dimension, Plain, combinations, grid, keys_of, read_space
@@ -217,7 +217,7 @@ class Sweep:
         except OSError:  # a full disk would fail all that follow
             raise
         except Exception as error:
-            line, code = in_one_line(error, config)
+            line, code = task_error(error, config)
             if code is None:
                 traceback.print_exc()
             self.fail(trial, overrides, line, code)
@@ -324,7 +324,7 @@ def composed(overrides: list[str], folder: Path) -> DictConfig:
     try:
         return hydra.compose("train", [*overrides, f"run_dir={quoted(str(folder))}"])
     except Exception as error:  # Hydra has many; all of them are about an override
-        raise UserError(one_line(error, TrainConfig, overrides)) from error
+        raise UserError(composition_error(error, TrainConfig, overrides)) from error
 
 
 def try_out(space: list[Dimension], given: list[str], folder: Path) -> None:
