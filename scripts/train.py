@@ -36,9 +36,9 @@ def main(config: DictConfig) -> None:
 
 
 def report_sweep(folder: Path) -> None:
-    from headwise.sweep.report import end_of_multirun
+    from headwise.sweep.report import report_grid
 
-    end_of_multirun(folder)
+    report_grid(folder)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ inspection.page.page inspection.recorder inspection.walkthrough inspection.snaps
 distributed.strategies
 training.clock training.schedules training.optimizers training.lightning_module training.loggers training.metrics
 training.resolve training.resume training.callbacks training.summary distributed.estimate training.build training.train
-config_errors sweep.multirun launch sweep.space sweep.report sweep.pictures sweep.page sweep.study
+config_errors sweep.multirun launch sweep.rows sweep.page sweep.report sweep.space sweep.study
 """.split()  # noqa: SIM905
 DEFERRED = {  # (module, imported later inside a function): why
     ("checkpoint", "huggingface"): "needed for a Hugging Face folder only",
-    ("sweep.report", "sweep.page"): "matplotlib is loaded for a finished sweep only",
 }
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src/headwise").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])

@@ -11,6 +11,7 @@ TINIEST = [
     *("data.val_tokens=500", "trainer.max_steps=6", "trainer.val_check_interval=2", "schedule.warmup_steps=1"),
     *("logger=none", "callbacks.samples.every_n_steps=null", "callbacks.attention.every_n_steps=null", "threads=1"),
 ]
+NASTY = "<script>alert('$x$')</script>"  # as a value: it must be shown, not run
 
 
 def sweep_here(cwd, run_dir, *overrides, ok=True):

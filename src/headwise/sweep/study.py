@@ -45,7 +45,8 @@ from headwise.data import prepare
 from headwise.errors import Pruned, RunError, UserError, choose, require
 from headwise.files import path_of
 from headwise.sweep.multirun import ENDED, note_end, quoted
-from headwise.sweep.report import Row, report, rows_of, short
+from headwise.sweep.report import report, write_csv
+from headwise.sweep.rows import Row, rows_of, short
 from headwise.sweep.space import Dimension, Plain, combinations, grid, keys_of, read_space
 from headwise.training.lightning_module import TrainingModule
 from headwise.training.metrics import losses
@@ -296,7 +297,7 @@ def search(config: DictConfig) -> None:
                 say(f"trial {claim.trial.number}: {' '.join(claim.overrides)}")
                 sweep.run(claim)
                 sweep.progress(claim.trial, began)
-                report(folder, sweep.rows(), varied, whole=False)
+                write_csv(folder / "sweep.csv", sweep.rows(), varied)
     except (KeyboardInterrupt, SystemExit):
         say(f"interrupted; the same command with run_dir={folder} goes on where it stood")
         raise
