@@ -60,8 +60,8 @@ def page_of(steps: list[int], length: int) -> str:
     patterns, norms = (np.stack(arrays) for arrays in zip(*map(page_arrays, recorded), strict=True))
     all_scores = [mean_scores(maps, model_input) for maps in recorded]
     scores = {name: np.stack([scores[name] for scores in all_scores]) for name in all_scores[0]}
-    labels, heads = [chr(97 + i % 26) for i in ids[0].tolist()], list(np.ndindex(6, 6))
-    prompt = Prompt("text", labels, patterns, norms, scores, recorded[-1], heads)
+    labels = [chr(97 + i % 26) for i in ids[0].tolist()]
+    prompt = Prompt("text", labels, patterns, norms, scores, recorded[-1])
     return render(View("benchmark", steps, [prompt], 6))
 
 

@@ -30,7 +30,7 @@ def main(flags: argparse.Namespace) -> None:
     from headwise.inspection.page.page import render
     from headwise.inspection.snapshot import head_rows, text_view, tokenize, view_grid
     from headwise.inspection.tables import console_of, print_heads, print_walkthrough
-    from headwise.inspection.walkthrough import walk_through
+    from headwise.inspection.walkthrough import Walkthrough
 
     require((flags.layer is None) == (flags.head is None), "--layer and --head go together: one of them is missing")
     require(flags.query is None or flags.layer is not None, f"--query {flags.query} needs --layer and --head as well")
@@ -46,7 +46,7 @@ def main(flags: argparse.Namespace) -> None:
     if walk:
         query = len(text.ids) - 1 if flags.query is None else flags.query
         start = {"layer": flags.layer, "head": flags.head, "query": query, "walk": 1}
-        walkthrough = walk_through(checkpoint, text.ids, flags.layer, flags.head, query)
+        walkthrough = Walkthrough(checkpoint, text.ids, flags.layer, flags.head, query)
     rows = head_rows(checkpoint, text, effects=flags.heads) if walk or flags.heads else []
     if walk:
         words = rows[flags.layer * checkpoint.model.config.n_head + flags.head]["words"]

@@ -7,12 +7,12 @@ from torch import nn
 from headwise.inspection.effects import (
     EFFECTS,
     FrozenNorm,
+    ResidualStream,
     importance,
     logit_attribution,
     mean_ablation,
     ov_copying,
     repeat_losses,
-    residual_stream,
 )
 from headwise.inspection.hooks import capture, edit_heads
 from headwise.model.gpt import next_token_loss
@@ -32,7 +32,7 @@ def model(request):
 
 
 def test_the_parts_add_up_to_the_stream_and_their_logits_to_the_models(model):
-    parts = residual_stream(model, IDS)
+    parts = ResidualStream(model, IDS)
     through = FrozenNorm(model, parts.total())
     heads = through.logits(parts.heads.transpose(1, 2)).sum((0, 1))  # over layers and heads, [B, T, V]
     rest = [parts.embedding, parts.mlp.sum(0), parts.bias.sum(0)]
@@ -41,7 +41,7 @@ def test_the_parts_add_up_to_the_stream_and_their_logits_to_the_models(model):
 
 
 def test_a_heads_attribution_is_its_logit_of_the_next_token_above_the_mean(model):
-    parts = residual_stream(model, IDS[:, :-1])
+    parts = ResidualStream(model, IDS[:, :-1])
     logits = FrozenNorm(model, parts.total()).logits(parts.heads[1, :, 2])  # layer 1, head 2: [B, T, V]
     centred = logits - logits.mean(-1, keepdim=True)
     expected = centred.gather(-1, IDS[:, 1:, None]).mean()

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
 from headwise.inspection.tables import console_of, format_number, print_walkthrough
-from headwise.inspection.walkthrough import walk_through
+from headwise.inspection.walkthrough import Walkthrough
 from headwise.tokenizer import train_tokenizer
 from tests.small import randomize, small_model, small_tokenizer
 
@@ -33,7 +33,7 @@ def checkpoint_of(kind="qwen3", tokenizer=None):
 
 def walk_of(kind="qwen3", text=TEXT, layer=1, head=2, query=7, tokenizer=None):
     checkpoint = checkpoint_of(kind, tokenizer)
-    return walk_through(checkpoint, checkpoint.tokenizer.encode(text), layer, head, query)
+    return Walkthrough(checkpoint, checkpoint.tokenizer.encode(text), layer, head, query)
 
 
 def printed(walk, width):
@@ -98,7 +98,7 @@ def test_the_streams_are_those_of_the_model():
     model.blocks[1].register_forward_pre_hook(lambda _, inputs: kept.update(before=inputs[0]))
     model.blocks[1].mlp_norm.register_forward_pre_hook(lambda _, inputs: kept.update(after=inputs[0]))
     logits = model(torch.tensor([ids]))
-    walk = walk_through(checkpoint, ids, 1, 0, 7)
+    walk = Walkthrough(checkpoint, ids, 1, 0, 7)
     assert torch.allclose(walk.before, kept["before"][0, 7], atol=1e-5)
     assert torch.allclose(walk.after, kept["after"][0, 7], atol=1e-5)
     assert torch.allclose(walk.logits, logits[0, 7], atol=1e-5)

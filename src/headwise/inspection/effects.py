@@ -9,7 +9,6 @@ Dimensions: B batch, T tokens, L = n_layer, H heads, G key/value heads, D head_d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -92,41 +91,33 @@ def mean_ablation(model: GPT, ids: Tensor) -> Tensor:
     return increase
 
 
-@dataclass
 class ResidualStream:
-    """The residual stream after the last block as the sum of what was added to it; float32."""
+    """What every part of the model adds to the residual stream of ids [B, T], at these positions; float32. The sum is
+    the stream after the last block."""
 
-    embedding: Tensor  # [B, T, C], including the position's
-    heads: Tensor  # [L, B, H, T, C], each head's result
-    bias: Tensor  # [L, C], W_O's bias
-    mlp: Tensor  # [L, B, T, C]
+    @torch.no_grad()
+    def __init__(self, model: GPT, ids: Tensor, positions: slice = slice(None)):
+        all_positions = torch.arange(ids.size(1), device=ids.device)
+        heads, biases, mlps = list[Tensor](), list[Tensor](), list[Tensor]()
+        with eval_mode(model), capture(model) as maps:
+            x = embedding = model.position.embed(model.embedding(ids), all_positions)
+            angles = model.position.angles(all_positions)
+            for layer, block in enumerate(model.blocks):
+                assert isinstance(block, Block)
+                x = x + block.attention(block.attention_norm(x), model.position, angles)
+                mlp, bias = block.mlp(block.mlp_norm(x)), block.attention.out.bias
+                x = x + mlp
+                heads.append(maps[layer].z[:, :, positions] @ maps[layer].w_o)
+                biases.append(torch.zeros_like(x[0, 0]) if bias is None else bias)
+                mlps.append(mlp[:, positions])
+        self.embedding = embedding[:, positions].float()  # [B, T, C], including the position's
+        self.heads = torch.stack(heads)  # [L, B, H, T, C], each head's result
+        self.bias = torch.stack(biases).float()  # [L, C], W_O's
+        self.mlp = torch.stack(mlps).float()  # [L, B, T, C]
 
     def total(self) -> Tensor:
         """Return their sum [B, T, C], which the final norm reads."""
         return self.embedding + self.heads.sum((0, 2)) + self.bias.sum(0) + self.mlp.sum(0)
-
-
-@torch.no_grad()
-def residual_stream(model: GPT, ids: Tensor, positions: slice = slice(None)) -> ResidualStream:
-    """Return what every part of the model adds to the residual stream of ids [B, T], at these positions."""
-    all_positions = torch.arange(ids.size(1), device=ids.device)
-    heads: list[Tensor] = []
-    biases: list[Tensor] = []
-    mlps: list[Tensor] = []
-    with eval_mode(model), capture(model) as maps:
-        x = embedding = model.position.embed(model.embedding(ids), all_positions)
-        angles = model.position.angles(all_positions)
-        for layer, block in enumerate(model.blocks):
-            assert isinstance(block, Block)
-            x = x + block.attention(block.attention_norm(x), model.position, angles)
-            mlp = block.mlp(block.mlp_norm(x))
-            x = x + mlp
-            bias = block.attention.out.bias
-            heads.append(maps[layer].z[:, :, positions] @ maps[layer].w_o)
-            biases.append(torch.zeros_like(x[0, 0]) if bias is None else bias)
-            mlps.append(mlp[:, positions])
-    embedding = embedding[:, positions].float()
-    return ResidualStream(embedding, torch.stack(heads), torch.stack(biases).float(), torch.stack(mlps).float())
 
 
 class FrozenNorm:

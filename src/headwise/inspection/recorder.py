@@ -44,9 +44,21 @@ class Snapshot:
     """What was recorded at one step."""
 
     step: int
-    pictures: dict[str, Path] = field(default_factory=dict)  # attn/maps/<input> and heads/<metric>: PNG files
+    maps: dict[str, list[AttentionMap]] = field(default_factory=dict)  # input -> one for each layer
+    scores: dict[str, Scores] = field(default_factory=dict)  # input -> scores
+    main: Scores = field(default_factory=dict)  # each metric's scores on its main input
     numbers: dict[str, float] = field(default_factory=dict)  # heads/<metric>/max, mean, count; heads/repeated_loss, ...
-    rows: list[dict] = field(default_factory=list)  # of heads.csv
+    pictures: dict[str, Path] = field(default_factory=dict)  # attn/maps/<input> and heads/<metric>: PNG files
+
+    @property
+    def rows(self) -> list[dict]:
+        """Return the rows of heads.csv."""
+        return [
+            {"step": self.step, "input": name, "layer": layer, "head": head}
+            | {metric: float(values[layer, head]) for metric, values in scores.items()}
+            for name, scores in self.scores.items()
+            for layer, head in np.ndindex(*scores["entropy"].shape)
+        ]
 
 
 class Recorder:
@@ -74,26 +86,25 @@ class Recorder:
     def record(self, model: GPT, step: int, pictures: bool = True, effects: bool = False) -> Snapshot:
         """Write every input's scores, with `effects` also those that need more than one forward pass; with `pictures`
         also the maps, and the page of all steps so far. The model does not change."""
-        snapshot, scores = Snapshot(step), dict[str, Scores]()
-        maps: dict[str, list[AttentionMap]] = {}
+        snapshot = Snapshot(step)
         for each in self.inputs:
-            maps[each.name], logits = run_and_capture(model, each.ids)
-            scores[each.name] = mean_scores(maps[each.name], each)
+            maps, logits = run_and_capture(model, each.ids)
+            scores = mean_scores(maps, each)
             if effects and not each.drawn:
                 ids = each.ids.to(model.embedding.weight.device)
-                scores[each.name] |= {name: effect(model, ids).cpu().numpy() for name, effect in EFFECTS.items()}
-            snapshot.rows += score_rows(scores[each.name], step, each.name)
+                scores |= {name: effect(model, ids).cpu().numpy() for name, effect in EFFECTS.items()}
             if each.period is not None:
                 first, repeated = repeat_losses(logits, each.ids, each.period)
                 self.repeats.append([{"step": step, "first_loss": first, "repeated_loss": repeated}])
                 snapshot.numbers |= {"heads/repeated_loss": repeated, "heads/induction_loss": repeated - first}
+            snapshot.maps[each.name], snapshot.scores[each.name] = maps, scores
+            snapshot.main |= {name: x for name, x in scores.items() if self.main_input(name) == each.name}
         self.table.append(snapshot.rows)
-        main = {n: x for each in self.inputs for n, x in scores[each.name].items() if self.main_input(n) == each.name}
-        snapshot.numbers |= chart_values(main)
+        snapshot.numbers |= chart_values(snapshot.main)
         if pictures:
-            snapshot.pictures = self.draw(step, maps, scores, main)
-            self.save_step(step, maps, scores, main)
-            write_text(self.page, render(self.view(model, maps)))
+            self.draw(snapshot)
+            self.save_step(snapshot)
+            write_text(self.page, render(self.view(model, snapshot)))
         return snapshot
 
     def finish(self, model: GPT, step: int) -> Snapshot:
@@ -101,13 +112,11 @@ class Recorder:
         timelines."""
         self.table.begin(step - 1)
         self.repeats.begin(step - 1)
-        snapshot, saved = self.record(model, step, effects=True), self.saved_steps()
+        snapshot, saved, losses = self.record(model, step, effects=True), self.saved_steps(), self.losses()
         scores = by_metric(np.stack([arrays["scores"] for arrays in saved.values()]))
-        losses = self.losses()
         on_repeats = {"on repeats": [(int(row["step"]), float(row["repeated_loss"])) for row in self.repeats.rows()]}
         for name in (name for name in FORMED if name in scores):
-            curves = losses | on_repeats if name in OF_REPEATS else losses
-            title = f"{name} on {self.main_input(name)}"
+            title, curves = f"{name} on {self.main_input(name)}", losses | on_repeats if name in OF_REPEATS else losses
             image = head_timeline(scores[name], list(saved), title, FORMED[name], curves)
             snapshot.pictures[f"heads/timeline/{name}"] = self.save(image, f"timeline_{name}.png")
         return snapshot
@@ -119,32 +128,25 @@ class Recorder:
         suitable = (each for each in self.inputs if (each.period is not None if repeats else not each.drawn))
         return next((each.name for each in suitable), None)
 
-    def draw(self, step: int, maps: dict[str, list[AttentionMap]], scores: dict[str, Scores], main: Scores) -> dict:
-        """Draw the inputs' attention grids and a grid of each metric. Return {name in the logger: file}."""
-        files = {}
+    def draw(self, snapshot: Snapshot) -> None:
+        """Write the attention grids of inputs and the grids of metrics."""
         for each in self.drawn:
-            patterns = first_patterns(maps[each.name])
-            image = attention_grid(patterns, self.labels(each), scores[each.name], f"{each.name}, step {step}")
-            files[f"attn/maps/{each.name}"] = self.save(image, f"maps_{each.name}_step_{step:06d}.png")
-        for name, values in main.items():
-            title = f"{name} on {self.main_input(name)}, step {step}"
-            files[f"heads/{name}"] = self.save(metric_grid(values, title, limits(name, values)), f"grid_{name}.png")
-        return files
+            name, title = f"maps_{each.name}_step_{snapshot.step:06d}.png", f"{each.name}, step {snapshot.step}"
+            patterns, scores = first_patterns(snapshot.maps[each.name]), snapshot.scores[each.name]
+            image = attention_grid(patterns, self.labels(each), scores, title)
+            snapshot.pictures[f"attn/maps/{each.name}"] = self.save(image, name)
+        for metric, values in snapshot.main.items():
+            title = f"{metric} on {self.main_input(metric)}, step {snapshot.step}"
+            image = metric_grid(values, title, limits(metric, values))
+            snapshot.pictures[f"heads/{metric}"] = self.save(image, f"grid_{metric}.png")
 
-    def save_step(
-        self, step: int, maps: dict[str, list[AttentionMap]], scores: dict[str, Scores], main: Scores
-    ) -> None:
-        """Write what timelines and page show of this step to a file, so that memory does not grow with the steps."""
-        arrays = {"scores": stacked(main)}
-        for each in self.drawn:
-            patterns, norms = page_arrays(maps[each.name])
-            all_scores = stacked(main | scores[each.name])  # the input's own, as far as they were measured
-            arrays |= {
-                f"{each.name}.patterns": patterns,
-                f"{each.name}.norms": norms,
-                f"{each.name}.scores": all_scores,
-            }
-        with whole(self.folder / "steps" / f"step_{step:06d}.npz") as temporary, temporary.open("wb") as file:
+    def save_step(self, snapshot: Snapshot) -> None:
+        """Write what timelines and page show of a step to a file, so that memory does not grow with the steps."""
+        arrays = {"scores": stacked(snapshot.main)}
+        for name in (each.name for each in self.drawn):
+            arrays[f"{name}.patterns"], arrays[f"{name}.norms"] = page_arrays(snapshot.maps[name])
+            arrays[f"{name}.scores"] = stacked(snapshot.main | snapshot.scores[name])  # its own, where measured
+        with whole(self.folder / "steps" / f"step_{snapshot.step:06d}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def saved_steps(self) -> dict[int, dict[str, np.ndarray]]:
@@ -158,17 +160,17 @@ class Recorder:
                 raise UserError(f"{file} is damaged; move it away to continue without that step") from error
         return saved
 
-    def view(self, model: GPT, maps: dict[str, list[AttentionMap]]) -> View:
-        """Return the page's contents: all saved steps, and the vectors of `maps`, the last."""
-        saved, prompts, config = self.saved_steps(), [], model.config
+    def view(self, model: GPT, last: Snapshot) -> View:
+        """Return the page's contents: all saved steps, and the vectors of the last."""
+        saved, prompts = self.saved_steps(), []
         for each in self.drawn:
             patterns, norms, scores = (
                 np.stack([arrays[f"{each.name}.{part}"] for arrays in saved.values()])
                 for part in ("patterns", "norms", "scores")
             )
-            heads = list(np.ndindex(*patterns.shape[1:3]))
-            labels, last = self.labels(each), maps[each.name]
-            prompts.append(Prompt(each.name, labels, patterns, norms, by_metric(scores), last, heads))
+            maps, labels = last.maps[each.name], self.labels(each)
+            prompts.append(Prompt(each.name, labels, patterns, norms, by_metric(scores), maps))
+        config = model.config
         return View(self.title, list(saved), prompts, config.kv_heads, config.attention, self.losses())
 
     def labels(self, each: Input) -> list[str]:
@@ -214,16 +216,6 @@ def mean_scores(maps: list[AttentionMap], each: Input) -> Scores:
     """Return every metric of patterns that applies to the input, means over the batch."""
     layers = [head_scores(one.pattern, None if each.period is None else each.ids) for one in maps]
     return {name: np.stack([layer[name].mean(0).numpy() for layer in layers]) for name in layers[0]}
-
-
-def score_rows(scores: Scores, step: int, name: str) -> list[dict]:
-    """Return an input's rows of heads.csv."""
-    shape = next(iter(scores.values())).shape
-    return [
-        {"step": step, "input": name, "layer": layer, "head": head}
-        | {metric: float(values[layer, head]) for metric, values in scores.items()}
-        for layer, head in np.ndindex(*shape)
-    ]
 
 
 def limits(metric: str, values: np.ndarray) -> tuple[float, float]:

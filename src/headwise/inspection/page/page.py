@@ -46,8 +46,8 @@ class Prompt:
     patterns: np.ndarray  # uint8 [S, L, H, T(T+1)/2], see `compand`
     value_norms: np.ndarray  # float32 [S, L, H, T]: |v_j W_O|; times the weights they are the value-weighted map
     scores: dict[str, np.ndarray]  # metric -> [S, L, H]; NaN where it does not apply
-    maps: list[AttentionMap] = field(default_factory=list)  # of the last step, one for each layer
-    heads: list[Head] = field(default_factory=list)  # whose q, k and v are stored, the most important first
+    maps: list[AttentionMap] = field(default_factory=list)  # of the last step, one for each layer, or none
+    heads: list[Head] | None = None  # whose q, k and v are stored, the most important first; None: all of maps
     generated_from: int | None = None  # index of the first token that the model generated; None: none of them
     note: str = ""  # shown beside the tokens
 
@@ -116,16 +116,14 @@ def _check_shapes(view: View) -> None:
         raise ValueError(f"normalize={view.normalize}: one of {', '.join(NORMALIZE)}")
     for prompt in view.prompts:
         heads, t = (len(view.steps), *prompt.patterns.shape[1:3]), len(prompt.labels)
-        arrays = [("patterns", prompt.patterns, (*heads, t * (t + 1) // 2))]
-        arrays += [("value_norms", prompt.value_norms, (*heads, t))]
-        arrays += [(metric, scores, heads) for metric, scores in prompt.scores.items()]
-        for name, array, shape in arrays:
-            if array.shape != shape:
-                raise ValueError(f"prompt {prompt.name}: {name} is {array.shape}, not {shape}")
+        expected = {"patterns": (*heads, t * (t + 1) // 2), "value_norms": (*heads, t)}
+        arrays = {"patterns": prompt.patterns, "value_norms": prompt.value_norms} | prompt.scores
+        for name, array in arrays.items():
+            if array.shape != expected.get(name, heads):
+                raise ValueError(f"prompt {prompt.name}: {name} is {array.shape}, not {expected.get(name, heads)}")
         if prompt.patterns.dtype != np.uint8 or heads[2] % view.n_kv_head:
-            raise ValueError(
-                f"prompt {prompt.name}: {prompt.patterns.dtype}, {heads[2]} heads, {view.n_kv_head} shared"
-            )
+            found = f"{prompt.patterns.dtype}, {heads[2]} heads, {view.n_kv_head} shared"
+            raise ValueError(f"prompt {prompt.name}: {found}")
 
 
 class _Builder:
@@ -133,8 +131,8 @@ class _Builder:
 
     def __init__(self, view: View, max_bytes: int):
         self.view, self.max_bytes = view, max_bytes
-        turns = zip_longest(*([(prompt, head) for head in prompt.heads] for prompt in view.prompts))
-        self.heads = [pair for turn in turns for pair in turn if pair is not None]  # prompts take turns
+        of_prompts = [[(prompt, head) for head in _heads_of(prompt)] for prompt in view.prompts]
+        self.heads = [pair for turn in zip_longest(*of_prompts) for pair in turn if pair is not None]  # in turns
         self.deflated: dict[bytes, str] = {}  # array -> text
         self.blobs: dict[str, int] = {}  # text -> its index in the page that is being built
 
@@ -204,6 +202,11 @@ class _Builder:
             "scores": {name: [_finite(x) for x in scores[steps].flat] for name, scores in prompt.scores.items()},
             "vectors": [self.add_vectors(prompt, head) for one, head in self.heads[:n_heads] if one is prompt],
         }
+
+
+def _heads_of(prompt: Prompt) -> list[Head]:
+    """Return the heads whose vectors are stored as far as there is room."""
+    return prompt.heads if prompt.heads is not None else list(np.ndindex(len(prompt.maps), prompt.patterns.shape[2]))
 
 
 def _finite(x: float) -> float | None:
