@@ -100,8 +100,11 @@ def render(view: View, max_bytes: int | None = None) -> Page:
     _check_shapes(view)
     max_bytes = max_bytes or (MAX_BYTES if len(view.steps) > 1 else MAX_BYTES_ONE_STEP)
     builder, steps = _Builder(view, max_bytes), np.arange(len(view.steps))
-    n_heads, page = len(builder.heads), builder.build(steps, 0)
-    room = max_bytes - min(len(builder.build(steps, n_heads)) - len(page), max_bytes // 2)  # for steps
+    n_heads = len(builder.heads)
+    complete, page = builder.build(steps, n_heads), builder.build(steps, 0)
+    if len(complete) <= max_bytes:
+        return Page(complete)
+    room = max_bytes - min(len(complete) - len(page), max_bytes // 2)  # for steps
     while len(page) > room and len(steps) > 2:
         count = max(2, min(len(steps) - 1, len(steps) * room // len(page)))
         steps = np.linspace(0, len(view.steps) - 1, count).round().astype(int)
