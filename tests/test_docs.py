@@ -1,38 +1,214 @@
-"""What the documents say is so."""
+"""The documents describe what exists: links, files, commands, flags, keys, columns and tests."""
 
+import argparse
 import ast
 import doctest
+import importlib
+import json
 import re
+import runpy
 import shlex
 import shutil
+from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from headwise.config import ANY, RENAMED, PrepareConfig, SweepConfig, schema_fields
+from headwise.inspection import head_scores
 from headwise.inspection.hooks import capture
+from headwise.inspection.recorder import COLUMNS
+from headwise.launch import CONFIGS, SCHEMAS
 from headwise.model import attention
+from headwise.training.metrics import METRICS
+from headwise.validation import range_in_words
 from tests.small import ROOT, script_here, small_model
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def blocks(page, language):
+    """Return the code blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
+
+
+def prose(page):
+    """Return the text of a page without its code blocks."""
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+
+
+def test_readme_has_at_most_1200_words():
+    assert len((ROOT / "README.md").read_text().split()) <= 1200
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links_lead_to_files_and_headings_that_exist(page):
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", prose(page)):
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_readme_links_to_every_document():
+    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", (ROOT / "README.md").read_text()))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+
+
+@each_page
+def test_source_files_and_functions_named_in_documents_exist(page):
+    """In a table or a sentence: [`model/gpt.py`](path): `next_token_loss`, `GPT`."""
+    named = re.findall(r"\]\((\S+\.py)\)(?:: ((?:`\w+`(?:, )?)+))?", prose(page))
+    for file, names in named:
+        defined = {getattr(node, "name", None) for node in ast.walk(ast.parse((page.parent / file).read_text()))}
+        assert set(re.findall(r"\w+", names)) <= defined, file
+
+
+@each_page
+def test_paths_named_in_documents_exist(page):
+    paths = re.findall(r"`((?:src|tests|docs|configs|benchmarks|scripts)/[\w./-]*)`", prose(page))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@each_page
+def test_imports_in_documents_work(page):
+    for block in blocks(page, "python"):
+        for module, names in re.findall(r"^from (headwise[\w.]*) import (.+)$", block, re.M):
+            for name in names.split(", "):
+                assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+# Keys and commands
+
+
+SCHEMA = [*schema_fields(SweepConfig()), *schema_fields(PrepareConfig())]
+KEYS = dict(SCHEMA)
+GROUPS = {folder.name: {file.stem for file in folder.glob("*.yaml")} for folder in CONFIGS.iterdir() if folder.is_dir()}
+
+
+KEY = re.compile(r"(model|tokenizer|data|optimizer|schedule|trainer|logger|callbacks|sweep)\.[a-z_.]+")
+FILES = (".py", ".json", ".csv", ".html")
+
+
+def check_override(override):
+    """Assert that an override names a key, or a choice of a group."""
+    key, value = override.split("=", 1)
+    known = GROUPS.get(key, set())
+    if key in KEYS or key.startswith("hydra"):
+        return
+    assert key in GROUPS, override
+    assert "..." in value or set(value.split(",")) <= known, override
+
+
+@each_page
+def test_overrides_named_in_documents_exist(page):
+    renamed = re.sub(r"## Names that changed.*?(?=\n## |\Z)", "", prose(page), flags=re.S)
+    spans = [" ".join(span.split()).strip("'") for span in re.findall(r"`([^`]+)`", renamed)]
+    for span in spans:
+        if re.fullmatch(r"[a-z_][\w.]*=.*", span):
+            for override in re.findall(r"[a-z_][\w.]*=(?:\S+|'[^']*')", span):
+                check_override(override)
+        elif KEY.fullmatch(span) and not span.endswith(FILES):
+            assert span in KEYS, span
+
+
+def commands(page):
+    """Yield the arguments of each `headwise` command in the code blocks of a page."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split(" | "):
+                words = shlex.split(command, comments=True)
+                if words[:1] == ["headwise"]:
+                    yield words[1:]
+
+
+@each_page
+def test_commands_in_documents_are_accepted(page, monkeypatch):
+    monkeypatch.setattr(argparse.ArgumentParser, "exit", lambda *_: pytest.fail("a flag is wrong"))
+    for name, *arguments in commands(page):
+        if name in SCHEMAS:
+            for argument in arguments:
+                assert argument in ("-m", "--help", "keys") or "=" in argument, argument
+                if "=" in argument:
+                    check_override(argument)
+        else:
+            runpy.run_path(str(ROOT / f"scripts/{name}.py"))["parser"]().parse_args(arguments)
+
+
+def row_of(key, field):
+    """Return a key's row in docs/configuration.md."""
+    default = field.default if field.default is not MISSING else field.default_factory()
+    shown = json.dumps(default).strip('"').replace("???", "a new folder")
+    bounds = field.metadata["bounds"]
+    meaning = field.metadata["meaning"] + (f"; {range_in_words(bounds)}" if bounds else "")
+    return f"| `{key}` | {shown} | {meaning} |"
+
+
+def test_configuration_page_lists_every_key_with_its_default_and_meaning():
+    """Copy a row that is missing from the message to the page."""
+    listed = re.findall(r"^\| `[a-z_0-9.]+` \|[^|\n]*\|[^|\n]*\|$", (ROOT / "docs/configuration.md").read_text(), re.M)
+    wanted = [row_of(key, field) for key, field in KEYS.items()]
+    assert set(wanted) - set(listed) == set(), "rows that are missing"
+    assert set(listed) - set(wanted) == set(), "rows that are outdated"
+
+
+def test_configuration_page_lists_every_choice_of_every_group():
+    rows = re.findall(r"^\| `(\w+)` \| ([^|\n]*) \|$", (ROOT / "docs/configuration.md").read_text(), re.M)
+    listed = {name: set(re.findall(r"`(\w+)`", choices.split(";")[0])) for name, choices in rows}
+    asked = (CONFIGS / "train.yaml").read_text() + (CONFIGS / "sweep.yaml").read_text()
+    groups = {name: choices for name, choices in GROUPS.items() if f"- {name}: " in asked and name != "callbacks"}
+    assert listed == groups
+
+
+def test_configuration_page_lists_every_renamed_key():
+    page = (ROOT / "docs/configuration.md").read_text()
+    for (old, old_value), (new, new_value) in RENAMED.items():
+        values = [str(value).lower() for value in (old_value, new_value)]
+        pair = (old, new) if old_value is ANY else (f"{old}={values[0]}", f"{new}={values[1]}")
+        assert "| `{}` | `{}` |".format(*pair) in page, pair
+
+
+def test_inspection_page_lists_every_column():
+    page = (ROOT / "docs/inspection.md").read_text()
+    missing = [column for column in (*METRICS, *COLUMNS) if f"`{column}`" not in page]
+    assert missing == []
+
+
+# Claims, and the changes that CONTRIBUTING.md describes
 
 
 def test_every_claim_names_a_test_that_exists():
-    rows = re.findall(r"^\| (.+?) \| `(tests/[\w/]+\.py)::(test_\w+)` \|$", (ROOT / "docs/claims.md").read_text(), re.M)
-    assert len(rows) == (ROOT / "docs/claims.md").read_text().count("\n| ") - 1  # all but the head of the table
+    claims = (ROOT / "docs/claims.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| `(tests/[\w/]+\.py)::(test_\w+)` \|$", claims, re.M)
+    assert len(rows) == claims.count("\n| ") - 1  # all but the head of the table
     for claim, file, name in rows:
         tests = {node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if hasattr(node, "name")}
         assert name in tests, claim
 
 
-def test_the_normalisation_that_contributing_adds_works_everywhere(monkeypatch):
-    """The function and the line of the table, as printed there, added to attention.py and nothing else."""
-    function, line = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-    source = (ROOT / "src/headwise/model/attention.py").read_text()
-    table = "ATTENTIONS = {\n"
+def added(module, function, table, line):
+    """Return the namespace of a module with a function before a table, and a line at the table's start."""
+    source = Path(module.__file__).read_text()
     assert source.count(table) == 1
-    changed = source.replace(table, f"{function}\n\n{table}{line}")
-    namespace = {"__name__": attention.__name__}
-    exec(compile(changed, "attention.py", "exec"), namespace)
+    namespace = {"__name__": module.__name__}
+    exec(compile(source.replace(table, f"{function}\n\n{table}{line}"), module.__file__, "exec"), namespace)
+    return namespace
+
+
+def test_attention_kind_that_contributing_adds_works_everywhere(monkeypatch):
+    """The function and the line of the table, as printed there, added to attention.py and nothing else."""
+    function, line = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S)[:2]
+    namespace = added(attention, function, "ATTENTIONS = {\n", line)
     monkeypatch.setitem(attention.ATTENTIONS, "sigmoid", namespace["ATTENTIONS"]["sigmoid"])
     model = small_model(attention="sigmoid")
     ids = torch.randint(23, (2, 11))
@@ -43,6 +219,17 @@ def test_the_normalisation_that_contributing_adds_works_everywhere(monkeypatch):
     by_hand = torch.sigmoid(maps[1].q @ maps[1].k.transpose(-2, -1) / 6**0.5).tril() / torch.arange(1, 12)[:, None]
     assert torch.allclose(maps[1].pattern, by_hand, atol=1e-6)
 
+
+def test_head_metric_that_contributing_adds_is_scored():
+    """The function and the line of the table, as printed there, added to head_scores.py and nothing else."""
+    function, line = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S)[2:4]
+    namespace = added(head_scores, function, "OF_PATTERN: dict[str, Callable[[Tensor], Tensor]] = {\n", line)
+    assert "largest_weight" in namespace["METRICS"]
+    pattern = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.5, 0.2, 0.3]])
+    assert float(namespace["head_scores"](pattern)["largest_weight"]) == pytest.approx((0.75 + 0.5) / 2)
+
+
+# docs/attention.md
 
 GUIDE = ROOT / "docs/attention.md"
 
