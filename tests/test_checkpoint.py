@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -42,6 +43,18 @@ def test_load_renames_the_keys_of_a_version_0_1_checkpoint(tmp_path):
     checkpoint = load(tmp_path / "a.ckpt")
     assert checkpoint.model.config == model.config
     assert checkpoint.about["config"] == {"optimizer": {"ns_steps": 3}, "model": {"init": "scaled_normal"}}
+
+
+def test_load_opens_a_checkpoint_whose_configuration_has_nulls(tmp_path):
+    model, _ = save(tmp_path / "a.ckpt")
+    raw = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    nulls = dict.fromkeys(("n_kv_head", "head_dim", "n_inner"))
+    raw["headwise"]["model"] |= nulls
+    torch.save(raw, tmp_path / "b.ckpt")
+    again = load(tmp_path / "b.ckpt")
+    assert again.config == model.config
+    assert describe(again.model, again.tokenizer, {})["model"] == asdict(model.config)
+    assert not nulls.items() & asdict(again.config).items()
 
 
 def test_find_takes_the_best_checkpoint_of_a_run_and_the_newest_run_for_none(tmp_path):

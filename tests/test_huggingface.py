@@ -18,7 +18,7 @@ from headwise.checkpoint import Checkpoint, load
 from headwise.errors import UserError
 from headwise.generation.generate import generate
 from headwise.generation.sampling import Sampling
-from headwise.huggingface import export, layout_of, read_folder, to_theirs
+from headwise.huggingface import export, in_their_layout, layout_of, read_folder
 from headwise.model.gpt import next_token_loss
 from headwise.tokenizer import END_OF_TEXT, train_tokenizer
 from tests.small import TEXT, randomize, script_here, small_model, train
@@ -74,7 +74,9 @@ def test_an_imported_model_has_their_logits_and_gradients(kind, tmp_path):
     assert torch.allclose(logits, expected, atol=1e-5)
     next_token_loss(logits[:, :-1], ids[:, 1:]).backward()
     next_token_loss(expected[:, :-1], ids[:, 1:]).backward()
-    grads = to_theirs({name: p.grad for name, p in ours.named_parameters()}, ours.config, layout_of(ours.config))
+    for p in ours.parameters():
+        p.data = p.grad
+    grads = in_their_layout(ours, layout_of(ours.config))
     for name, p in theirs.named_parameters():
         assert torch.allclose(grads.pop(name), p.grad, atol=1e-4), name
     assert not grads
@@ -144,10 +146,7 @@ def test_an_exported_folder_comes_back_as_it_went(preset, tmp_path):
         assert name == other
         assert torch.equal(a, b)
     assert back.tokenizer.encode("The lions") == ours.tokenizer.encode("The lions")
-    assert (back.model.config.head_width, back.model.config.kv_heads) == (
-        ours.model.config.head_width,
-        ours.model.config.kv_heads,
-    )
+    assert (back.config.head_dim, back.config.n_kv_head) == (ours.config.head_dim, ours.config.n_kv_head)
 
 
 @pytest.mark.parametrize("preset", SIZES)
@@ -193,7 +192,7 @@ def test_what_no_layout_can_hold_is_refused_and_nothing_is_written(changes, lack
 def test_an_export_does_not_write_over_what_is_there(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("precious")
-    with pytest.raises(UserError, match="mine is there already; give a folder"):
+    with pytest.raises(UserError, match="mine exists already; give a folder"):
         export(checkpoint("qwen3", tmp_path), tmp_path / "mine")
     assert (tmp_path / "mine/file").read_text() == "precious"
 
@@ -228,7 +227,7 @@ def lose_a_tensor(folder):
         (break_config(n_embd="wide"), "n_embd='wide' is not int"),
         (break_config(n_head=None), "n_head=None is not int"),
         (break_config(n_layer=3.0), "n_layer=3.0 is not int"),
-        (break_config(n_layer=2), "the weights hold transformer.h.2.*, which config.json knows nothing of"),
+        (break_config(n_layer=2), "the weights hold transformer.h.2.*, which config.json does not describe"),
         (break_config(rope_scaling={"type": "yarn"}), "rope_type=yarn is not supported"),
         (break_config(rope_scaling="abc"), "rope_parameters='abc' is not an object"),
         (break_config(quantization_config={"bits": 4}), "quantization_config=.* is not supported"),
@@ -300,7 +299,7 @@ def test_a_trained_run_is_exported_by_the_script_with_a_card_that_says_what_it_i
     assert script_here("generate", "--checkpoint", "out", *flags, cwd=tmp_path).stdout == said + "\n"
     again = script_here("export", "--checkpoint", "run", "--output", "out", cwd=tmp_path, ok=False)
     assert again.returncode == 2
-    assert again.stderr.splitlines()[-1].startswith(f"error: output={tmp_path}/out is there already; give")
+    assert again.stderr.splitlines()[-1].startswith(f"error: output={tmp_path}/out exists already; give")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from headwise.config import GPTConfig, with_new_names
+from headwise.config import GPTConfig, ResolvedGPTConfig, with_new_names
 from headwise.console import say
 from headwise.errors import UserError, require
 from headwise.files import path_of
@@ -38,7 +38,7 @@ class Checkpoint:
     about: dict
 
     @property
-    def config(self) -> GPTConfig:
+    def config(self) -> ResolvedGPTConfig:
         """Return the model's configuration."""
         return self.model.config
 

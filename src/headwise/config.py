@@ -8,6 +8,7 @@ Neither torch nor OmegaConf is imported here, so that `headwise --help` answers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,15 +52,24 @@ class GPTConfig:
     rope_theta: float = key(10000.0, "base of the rotary wavelengths; the longest is about 2 pi times this", above=0)
     dropout: float = key(0.0, "dropout probability", at_least=0, below=1)
 
-    @property
-    def kv_heads(self) -> int:
-        """Return the number of key/value heads."""
-        return self.n_head if self.n_kv_head is None else self.n_kv_head
+    def resolved(self) -> ResolvedGPTConfig:
+        """Return a copy in which every null is the number that it stands for."""
+        defaults = {
+            "n_kv_head": self.n_head,
+            "head_dim": self.n_embd // self.n_head,
+            # Three matrices of this width have as many parameters as two of 4 n_embd; multiples of 8 multiply faster.
+            "n_inner": 8 * math.ceil(self.n_embd / 3) if self.mlp == "swiglu" else 4 * self.n_embd,
+        }
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return ResolvedGPTConfig(**values | {name: n for name, n in defaults.items() if values[name] is None})
 
-    @property
-    def head_width(self) -> int:
-        """Return the width of one head's queries, keys and values (d_k)."""
-        return self.n_embd // self.n_head if self.head_dim is None else self.head_dim
+
+class ResolvedGPTConfig(GPTConfig):
+    """A GPTConfig without nulls: what a GPT and its parts are made from."""
+
+    n_kv_head: int
+    head_dim: int
+    n_inner: int
 
 
 @dataclass

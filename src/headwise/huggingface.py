@@ -1,67 +1,53 @@
-"""To and from Hugging Face folders: GPT-2's layout and Qwen3's.
+"""To and from Hugging Face folders, in GPT-2's layout and Qwen3's.
 
-    checkpoint = read_folder(Path("gpt2"))                # checkpoint.load opens what it has a name for
+    checkpoint = read_folder(Path("gpt2"))                # checkpoint.load calls this for a folder or a Hub name
     export(checkpoint, Path("exported"))                  # opens with AutoModelForCausalLM and AutoTokenizer
 
-Each layout is one explicit map from our modules to theirs. What a layout cannot hold is refused, never bent.
+Each layout is one explicit map from our names to theirs, those of `transformers`. A model that a layout does not
+describe exactly is refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headwise.checkpoint import Checkpoint
-from headwise.config import GPTConfig
+from headwise.config import GPTConfig, ResolvedGPTConfig
 from headwise.errors import UserError, require
 from headwise.files import whole_folder, write_text
-from headwise.model.gpt import GPT
+from headwise.model.gpt import GPT, empty_init
 from headwise.tokenizer import END_OF_TEXT, read_tokenizer
 from headwise.validation import validate_model
 
+KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what an architecture decides
+
 
 class Layout(NamedTuple):
-    """One architecture of `transformers`: what it can hold, and how it names and stores it."""
+    """One architecture of `transformers`: what it computes, and the names that it stores it under."""
 
     architecture: str
-    kinds: dict[str, Any]  # GPTConfig values that it stands for
+    kinds: GPTConfig  # whose KINDS are those of the architecture
     sizes: dict[str, str]  # GPTConfig's name -> theirs in config.json
-    defaults: dict[str, Any]  # what a value means that config.json leaves out
-    fixed: dict[str, tuple]  # settings of theirs that we have only one way of, in every spelling, the usual one first
+    defaults: dict[str, Any]  # value of what config.json leaves out
+    fixed: dict[str, tuple]  # settings that must have one value, in every spelling, the usual one first
     dropouts: tuple[str, ...]  # their names for our one dropout
-    modules: dict[str, tuple[str, ...]]  # our module -> theirs; several where we keep them side by side
+    modules: dict[str, str]  # our module -> theirs, with spaces between several that are concatenated here
 
 
 LAYOUTS = {
     "gpt2": Layout(
         architecture="GPT2LMHeadModel",
-        kinds={
-            "attention": "softmax",
-            "position": "learned",
-            "norm": "layernorm",
-            "mlp": "gelu",
-            "bias": True,
-            "qk_norm": False,
-        },
-        sizes={
-            "vocab_size": "vocab_size",
-            "block_size": "n_positions",
-            "n_layer": "n_layer",
-            "n_head": "n_head",
-            "n_embd": "n_embd",
-            "n_inner": "n_inner",
-            "norm_eps": "layer_norm_epsilon",
-            "tie_embeddings": "tie_word_embeddings",
-        },
+        kinds=GPTConfig(position="learned", norm="layernorm", mlp="gelu", bias=True, qk_norm=False),
+        sizes={name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd", "n_inner")}
+        | {"block_size": "n_positions", "norm_eps": "layer_norm_epsilon", "tie_embeddings": "tie_word_embeddings"},
         defaults={"n_inner": None, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
         fixed={
             "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -71,28 +57,21 @@ LAYOUTS = {
         },
         dropouts=("attn_pdrop", "embd_pdrop", "resid_pdrop"),
         modules={
-            "embedding": ("transformer.wte",),
-            "position.table": ("transformer.wpe",),
-            "blocks.{}.attention_norm": ("transformer.h.{}.ln_1",),
-            "blocks.{}.attention.qkv": ("transformer.h.{}.attn.c_attn",),
-            "blocks.{}.attention.out": ("transformer.h.{}.attn.c_proj",),
-            "blocks.{}.mlp_norm": ("transformer.h.{}.ln_2",),
-            "blocks.{}.mlp.up": ("transformer.h.{}.mlp.c_fc",),
-            "blocks.{}.mlp.down": ("transformer.h.{}.mlp.c_proj",),
-            "norm": ("transformer.ln_f",),
-            "head": ("lm_head",),
+            "embedding": "transformer.wte",
+            "position.table": "transformer.wpe",
+            "blocks.{}.attention_norm": "transformer.h.{}.ln_1",
+            "blocks.{}.attention.qkv": "transformer.h.{}.attn.c_attn",
+            "blocks.{}.attention.out": "transformer.h.{}.attn.c_proj",
+            "blocks.{}.mlp_norm": "transformer.h.{}.ln_2",
+            "blocks.{}.mlp.up": "transformer.h.{}.mlp.c_fc",
+            "blocks.{}.mlp.down": "transformer.h.{}.mlp.c_proj",
+            "norm": "transformer.ln_f",
+            "head": "lm_head",
         },
     ),
     "qwen3": Layout(
         architecture="Qwen3ForCausalLM",
-        kinds={
-            "attention": "softmax",
-            "position": "rotary",
-            "norm": "rmsnorm",
-            "mlp": "swiglu",
-            "bias": False,
-            "qk_norm": True,
-        },
+        kinds=GPTConfig(position="rotary", norm="rmsnorm", mlp="swiglu", bias=False, qk_norm=True),
         sizes={
             "vocab_size": "vocab_size",
             "block_size": "max_position_embeddings",
@@ -110,43 +89,31 @@ LAYOUTS = {
         fixed={"hidden_act": ("silu",), "attention_bias": (False,), "use_sliding_window": (False,)},
         dropouts=("attention_dropout",),
         modules={
-            "embedding": ("model.embed_tokens",),
-            "blocks.{}.attention_norm": ("model.layers.{}.input_layernorm",),
-            "blocks.{}.attention.qkv": (
-                "model.layers.{}.self_attn.q_proj",
-                "model.layers.{}.self_attn.k_proj",
-                "model.layers.{}.self_attn.v_proj",
-            ),
-            "blocks.{}.attention.q_norm": ("model.layers.{}.self_attn.q_norm",),
-            "blocks.{}.attention.k_norm": ("model.layers.{}.self_attn.k_norm",),
-            "blocks.{}.attention.out": ("model.layers.{}.self_attn.o_proj",),
-            "blocks.{}.mlp_norm": ("model.layers.{}.post_attention_layernorm",),
-            "blocks.{}.mlp.gate": ("model.layers.{}.mlp.gate_proj",),
-            "blocks.{}.mlp.up": ("model.layers.{}.mlp.up_proj",),
-            "blocks.{}.mlp.down": ("model.layers.{}.mlp.down_proj",),
-            "norm": ("model.norm",),
-            "head": ("lm_head",),
+            "embedding": "model.embed_tokens",
+            "blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
+            "blocks.{}.attention.qkv": "model.layers.{0}.self_attn.q_proj model.layers.{0}.self_attn.k_proj "
+            "model.layers.{0}.self_attn.v_proj",
+            "blocks.{}.attention.q_norm": "model.layers.{}.self_attn.q_norm",
+            "blocks.{}.attention.k_norm": "model.layers.{}.self_attn.k_norm",
+            "blocks.{}.attention.out": "model.layers.{}.self_attn.o_proj",
+            "blocks.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
+            "blocks.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
+            "blocks.{}.mlp.up": "model.layers.{}.mlp.up_proj",
+            "blocks.{}.mlp.down": "model.layers.{}.mlp.down_proj",
+            "norm": "model.norm",
+            "head": "lm_head",
         },
     ),
 }
 
 
-# What a value of config.json may be, by the type of GPTConfig's own.
-TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float": (float, int),
-    "bool": (bool,),
-    "str": (str,),
-}
-
-
-def read_config(theirs: dict) -> tuple[GPTConfig, Layout]:
-    """GPTConfig and layout of a config.json. Raises UserError for what we have not."""
+def config_from_theirs(theirs: dict) -> tuple[ResolvedGPTConfig, Layout]:
+    """Return the configuration and the layout that a config.json describes. Raises UserError for a setting that is
+    missing, of the wrong type or not supported."""
     kind = str(theirs.get("model_type"))
     require(kind in LAYOUTS, f"config.json: model_type={kind} cannot be read; {' and '.join(LAYOUTS)} can")
     layout = LAYOUTS[kind]
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # transformers 5; before it
+    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # the latter before transformers 5
     require(isinstance(rope, dict), f"config.json: rope_parameters={rope!r} is not an object")
     theirs = {**layout.defaults, **theirs, **rope}
     theirs["rope_type"] = theirs.get("rope_type", rope.get("type", "default"))
@@ -155,120 +122,97 @@ def read_config(theirs: dict) -> tuple[GPTConfig, Layout]:
     for name, allowed in {**layout.fixed, **common}.items():
         value = theirs.get(name, allowed[0])
         require(value in allowed, f"config.json: {name}={value} is not supported, only {allowed[0]}")
-    types = {field.name: TYPES[str(field.type)] for field in fields(GPTConfig)}
+    types = {one.name: str(one.type).replace("float", "float | int").split(" | ") for one in fields(GPTConfig)}
     for ours, name in layout.sizes.items():
         require(name in theirs, f"config.json lacks {name}")
-        right = type(theirs[name]) in types[ours]
-        require(right, f"config.json: {name}={theirs[name]!r} is not {' or '.join(t.__name__ for t in types[ours])}")
-    config = GPTConfig(**layout.kinds, **{ours: theirs[name] for ours, name in layout.sizes.items()})
+        given = "None" if theirs[name] is None else type(theirs[name]).__name__
+        require(given in types[ours], f"config.json: {name}={theirs[name]!r} is not {' or '.join(types[ours])}")
+    config = replace(layout.kinds, **{ours: theirs[name] for ours, name in layout.sizes.items()})
     validate_model(config)
-    return config, layout
+    return config.resolved(), layout
 
 
-def write_config(model: GPT, layout: Layout) -> dict:
-    """The config.json of a model, with every size explicit."""
-    ours = model.config
-    inner = model.state_dict()["blocks.0.mlp.down.weight"].size(1)
-    explicit = {"n_kv_head": ours.kv_heads, "head_dim": ours.head_width, "n_inner": inner}
-    sizes = {theirs: explicit.get(name, getattr(ours, name)) for name, theirs in layout.sizes.items()}
-    rope = {"rope_type": "default", "rope_theta": ours.rope_theta}
+def config_to_theirs(config: ResolvedGPTConfig, layout: Layout) -> dict:
+    """Return the contents of config.json, with every size explicit."""
+    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     return {
         "architectures": [layout.architecture],
         "model_type": next(name for name, known in LAYOUTS.items() if known is layout),
-        "head_dim": ours.head_width,
-        **sizes,
+        "head_dim": config.head_dim,
+        **{theirs: getattr(config, ours) for ours, theirs in layout.sizes.items()},
         **{name: allowed[0] for name, allowed in layout.fixed.items()},
-        **dict.fromkeys(layout.dropouts, ours.dropout),
+        **dict.fromkeys(layout.dropouts, config.dropout),
         **({"rope_parameters": rope} if "rope_theta" in layout.sizes else {}),
         "dtype": "float32",
     }
 
 
-def layout_of(config: GPTConfig) -> Layout:
-    """The layout that holds this model, or a UserError that says what each lacks."""
-    lacks = {}
+def layout_of(config: ResolvedGPTConfig) -> Layout:
+    """Return the layout that describes this model, or raise UserError with what differs from each."""
+    differences = {}
     for name, layout in LAYOUTS.items():
-        wrong = [f"model.{k}={v}, not {getattr(config, k)}" for k, v in layout.kinds.items() if getattr(config, k) != v]
-        if name == "gpt2" and config.kv_heads != config.n_head:
-            wrong.append(f"model.n_kv_head={config.n_head}, not {config.kv_heads}")
-        if name == "gpt2" and config.head_width * config.n_head != config.n_embd:
-            wrong.append(f"model.head_dim x model.n_head={config.n_embd}, not {config.head_width * config.n_head}")
+        needed = {f"model.{kind}": (getattr(layout.kinds, kind), getattr(config, kind)) for kind in KINDS}
+        if "n_kv_head" not in layout.sizes:
+            needed["model.n_kv_head"] = config.n_head, config.n_kv_head
+        if "head_dim" not in layout.sizes:
+            needed["model.head_dim x model.n_head"] = config.n_embd, config.head_dim * config.n_head
+        wrong = [f"{key}={theirs}, not {ours}" for key, (theirs, ours) in needed.items() if theirs != ours]
         if not wrong:
             return layout
-        lacks[name] = f"{name} needs {' and '.join(wrong)}"
-    raise UserError(f"no Hugging Face layout holds this model: {'; '.join(lacks.values())}")
+        differences[name] = f"{name} needs {' and '.join(wrong)}"
+    raise UserError(f"no Hugging Face layout describes this model: {'; '.join(differences.values())}")
 
 
-def their_names(name: str, layout: Layout) -> list[str]:
-    """The tensors in which a layout keeps our parameter `name`."""
-    module, _, kind = name.rpartition(".")
-    layer = re.search(r"\d+", module)
-    template = module.replace(layer[0], "{}") if layer else module
-    return [f"{theirs.format(layer and layer[0])}.{kind}" for theirs in layout.modules[template]]
-
-
-def is_transposed(name: str, value: Tensor) -> bool:
-    """Whether `transformers` keeps this matrix as [in, out]: those of GPT-2's Conv1D, c_attn, c_proj and c_fc."""
-    return ".c_" in name and value.dim() == 2
-
-
-def to_theirs(ours: dict[str, Tensor], config: GPTConfig, layout: Layout) -> dict[str, Tensor]:
-    """Tensors named and shaped as in our state_dict -> as in theirs. A tied head is left out, as they do."""
-    width, groups = config.head_width, config.kv_heads
-    theirs = {}
-    for name, value in ours.items():
+def in_their_layout(model: GPT, layout: Layout) -> dict[str, Tensor]:
+    """Return views of the model's weights with their names and shapes. They leave a tied head out."""
+    config, theirs = model.config, {}
+    heads = [config.n_head, config.n_kv_head, config.n_kv_head]
+    for name, value in model.state_dict().items():
         if name == "head.weight" and config.tie_embeddings:
             continue
-        names = their_names(name, layout)
-        sizes = [config.n_head * width, groups * width, groups * width] if len(names) > 1 else [len(value)]
+        module, _, kind = name.rpartition(".")  # kind: weight or bias
+        template, layer = re.sub(r"\d+", "{}", module), re.findall(r"\d+", module)
+        names = [f"{one}.{kind}" for one in layout.modules[template].format(*layer).split()]
+        sizes = [n * config.head_dim for n in heads] if len(names) > 1 else [len(value)]
         for their_name, part in zip(names, value.split(sizes), strict=True):
-            theirs[their_name] = (part.T if is_transposed(their_name, part) else part).contiguous()
+            conv1d = ".c_" in their_name and part.dim() == 2  # GPT-2's c_attn, c_proj and c_fc are stored as [in, out]
+            theirs[their_name] = part.T if conv1d else part
     return theirs
 
 
-def from_theirs(theirs: dict[str, Tensor], config: GPTConfig, layout: Layout) -> dict[str, Tensor]:
-    """The way back. Raises UserError if a tensor is missing or has another shape than the configuration says."""
-    expected = GPT.undrawn(config).state_dict()
-    ours: dict[str, Tensor] = {}
-    for name, like in expected.items():
-        if name == "head.weight" and config.tie_embeddings:
-            ours[name] = ours["embedding.weight"]
-            continue
-        names = their_names(name, layout)
-        for their_name in names:
-            require(their_name in theirs, f"the weights lack {their_name}, which config.json asks for")
-        parts = [theirs[n].T if is_transposed(n, theirs[n]) else theirs[n] for n in names]
-        ours[name] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
-        shapes = list(ours[name].shape), list(like.shape)
-        require(shapes[0] == shapes[1], f"{' + '.join(names)} has shape {shapes[0]}; config.json makes it {shapes[1]}")
-    known = {n for name in expected for n in their_names(name, layout)}
-    left = [name for name in theirs if name not in known and not re.search(r"\.(attn\.(masked_)?bias|inv_freq)$", name)]
-    require(not left, f"the weights hold {next(iter(left), None)}, which config.json knows nothing of")
-    return ours
+def load_weights(model: GPT, layout: Layout, weights: dict[str, Tensor]) -> None:
+    """Copy their tensors into the model. Raises UserError if one is missing, unknown or of another shape."""
+    expected = in_their_layout(model, layout)
+    for name, ours in expected.items():
+        require(name in weights, f"the weights lack {name}, which config.json asks for")
+        shapes = list(weights[name].shape), list(ours.shape)
+        require(shapes[0] == shapes[1], f"{name} has shape {shapes[0]}; config.json makes it {shapes[1]}")
+        ours.copy_(weights[name])
+    unused = re.compile(r".*\.(attn\.(masked_)?bias|inv_freq)|lm_head\.weight")  # masks, angles, and a tied head
+    unknown = next((name for name in weights if name not in expected and not unused.fullmatch(name)), None)
+    require(unknown is None, f"the weights hold {unknown}, which config.json does not describe")
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """The model and tokenizer of a Hugging Face folder, float32, in eval mode."""
-    config, layout = read_config(read_json(folder / "config.json"))
+    """Return the model, in float32 and eval mode, and the tokenizer of a Hugging Face folder. Raises UserError if a
+    file is missing, damaged or not supported."""
+    try:
+        theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"config.json is not JSON: {error}") from error
+    require(isinstance(theirs, dict), "config.json is not a JSON object")
+    config, layout = config_from_theirs(theirs)
     tokenizer = read_tokenizer(folder)
     size = tokenizer.vocab_size
     require(size <= config.vocab_size, f"its tokenizer has {size} tokens, its model only {config.vocab_size}")
-    model = GPT.from_weights(config, from_theirs(read_tensors(folder), config, layout))
+    with empty_init():
+        model = GPT(config)
+    load_weights(model, layout, read_tensors(folder))
     return Checkpoint(folder, model.eval(), tokenizer, {"imported_from": str(folder)})
 
 
-def read_json(file: Path) -> dict:
-    """A JSON object, or a UserError."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file.name} is not JSON: {error}") from error
-    require(isinstance(content, dict), f"{file.name} is not a JSON object")
-    return content
-
-
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by the names that the whole model has for them."""
+    """Return all tensors of a folder, named as in the whole model. Raises UserError if a file cannot be read."""
     files = sorted(folder.glob("*.safetensors"))
     require(bool(files), "there is no .safetensors file; save the model as safetensors first")
     tensors: dict[str, Tensor] = {}
@@ -277,72 +221,77 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors |= load_file(file)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file.name} cannot be read as safetensors; it may be damaged ({error})") from error
-    # GPT-2's first checkpoints were saved without the head's part of the name.
+    # GPT-2's first checkpoints were saved without the head, and so without its prefix.
     return {f"transformer.{n}" if re.match(r"(h|ln_f|wte|wpe)\.", n) else n: tensor for n, tensor in tensors.items()}
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a folder that AutoModelForCausalLM and AutoTokenizer open. It appears whole or not at all."""
-    config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
-    layout = layout_of(config)
+    """Write a folder that AutoModelForCausalLM and AutoTokenizer open, complete or not at all. Raises UserError if no
+    layout describes the model or the folder is not empty."""
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    layout = layout_of(model.config)
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    require(free, f"output={folder} is there already; give a folder that is not, or an empty one")
+    require(free, f"output={folder} exists already; give a folder that does not, or an empty one")
     end = tokenizer.end_of_text
     special = {"bos_token_id": end, "eos_token_id": end}
-    their_tokenizer = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # the file as it is; AutoTokenizer would rebuild GPT-2's own
-        "model_max_length": config.block_size,
-        "clean_up_tokenization_spaces": False,
-        "bos_token": END_OF_TEXT if end is not None else None,
-        "eos_token": END_OF_TEXT if end is not None else None,
+    files = {
+        "config.json": config_to_theirs(model.config, layout) | special,
+        "generation_config.json": special,
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is; a model's own class may not
+            "model_max_length": model.config.block_size,
+            "clean_up_tokenization_spaces": False,
+            "bos_token": END_OF_TEXT if end is not None else None,
+            "eos_token": END_OF_TEXT if end is not None else None,
+        },
     }
-    tensors = to_theirs(dict(checkpoint.model.state_dict()), config, layout)
+    weights = {name: value.contiguous() for name, value in in_their_layout(model, layout).items()}
     with whole_folder(folder) as temporary:
-        for name, content in (
-            ("config.json", write_config(checkpoint.model, layout) | special),
-            ("generation_config.json", special),
-            ("tokenizer_config.json", their_tokenizer),
-        ):
+        for name, content in files.items():
             write_text(temporary / name, json.dumps(content, indent=2) + "\n")
         write_text(temporary / "tokenizer.json", tokenizer.to_json())
-        write_text(temporary / "README.md", "\n".join(model_card(checkpoint, layout)) + "\n")
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-        (temporary / "model.safetensors").chmod(0o644)  # save_file keeps it from everyone else
+        write_text(temporary / "README.md", model_card(checkpoint, layout))
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        (temporary / "model.safetensors").chmod(0o644)  # save_file makes it private
 
 
-def model_card(checkpoint: Checkpoint, layout: Layout) -> Iterator[str]:
-    """The lines of the README.md that says what the model is and where it came from."""
-    model, about = checkpoint.model, checkpoint.about
-    yield from ("---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [headwise]", "---", "")
-    yield f"# {checkpoint.path.parent.parent.name if 'config' in about else checkpoint.path.name}"
-    sizes = {k: v for k, v in asdict(model.config).items() if k.startswith("n_") and v is not None}
-    yield ""
-    yield f"A decoder-only transformer of {model.n_parameters():,} parameters in the layout of `{layout.architecture}`:"
-    yield ", ".join(f"`{k}={v}`" for k, v in sizes.items()) + f", context {model.config.block_size} tokens,"
-    yield f"vocabulary {model.config.vocab_size}."
-    yield ""
+def model_card(checkpoint: Checkpoint, layout: Layout) -> str:
+    """Return the README.md of an exported model: what it is, how it was trained, how to open it."""
+    config, about, name, origin = checkpoint.config, checkpoint.about, checkpoint.path.name, ""
     if "config" in about:
-        run = about["config"]
-        batch = run["data"]["global_batch_size"] or run["data"]["batch_size"]
-        tokens = about["step"] * batch * model.config.block_size
-        source = run["data"]["path"] or run["data"]["source"]
-        yield "| trained with Headwise | |"
-        yield "|---|---|"
-        if run["init_from"]:
-            yield f"| started from | {run['init_from']} |"
-        yield f"| data | {source}, split and tokenizer {about['data']} |"
-        yield f"| steps | {about['step']:,}, {tokens:,} tokens |"
-        yield f"| validation loss | {about['val_loss']:.4f} nats per token |"
-        yield f"| seed | {run['seed']} |"
-        yield f"| code | {about['git_commit'] or 'no commit recorded'} |"
-        yield ""
+        run, data = about["config"], about["config"]["data"]
+        tokens = about["step"] * (data["global_batch_size"] or data["batch_size"]) * config.block_size
+        rows = {
+            "started from": run["init_from"],
+            "data": f"{data['path'] or data['source']}, split and tokenizer {about['data']}",
+            "steps": f"{about['step']:,}, {tokens:,} tokens",
+            "validation loss": f"{about['val_loss']:.4f} nats per token",
+            "seed": str(run["seed"]),
+            "code": about["git_commit"] or "no commit recorded",
+        }
+        lines = [f"| {fact} | {value} |" for fact, value in rows.items() if value]
+        origin = "\n".join(["| trained with Headwise | |", "|---|---|", *lines, "\n"])
+        name = checkpoint.path.parent.parent.name
     elif "imported_from" in about:
-        yield f"Its weights were read from {about['imported_from']} as they are."
-        yield ""
-    yield "```python"
-    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    yield ""
-    yield 'model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")'
-    yield 'ids = tokenizer("The ", return_tensors="pt").input_ids'
-    yield "print(tokenizer.decode(model.generate(ids, max_new_tokens=50)[0]))"
-    yield "```"
+        origin = f"Its weights were read from {about['imported_from']} as they are.\n\n"
+    sizes = ", ".join(f"`{size}={value}`" for size, value in asdict(config).items() if size.startswith("n_"))
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [headwise]
+---
+
+# {name}
+
+A decoder-only transformer of {checkpoint.model.n_parameters():,} parameters in the layout of `{layout.architecture}`:
+{sizes}, context {config.block_size} tokens,
+vocabulary {config.vocab_size}.
+
+{origin}```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+ids = tokenizer("The ", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=50)[0]))
+```
+"""

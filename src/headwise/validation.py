@@ -66,12 +66,12 @@ def validate(config: TrainConfig | PrepareConfig | SweepConfig) -> None:
 def validate_model(config: GPTConfig) -> None:
     """Raise UserError for values out of range, and for sizes that do not go together."""
     check_ranges(config, "model.")
-    n_embd, n_head, width = config.n_embd, config.n_head, config.head_width
+    n_embd, n_head, sizes = config.n_embd, config.n_head, config.resolved()
     require(config.head_dim is not None or n_embd % n_head == 0, f"model.n_embd={n_embd} is not divisible by {n_head=}")
-    shared = n_head % config.kv_heads == 0
-    require(shared, f"model.n_head={n_head} is not divisible by n_kv_head={config.n_kv_head}")
-    even = config.position != "rotary" or width % 2 == 0
-    require(even, f"model.position=rotary rotates pairs of features, but the head's width is odd: {width}")
+    shared = n_head % sizes.n_kv_head == 0
+    require(shared, f"model.n_head={n_head} is not divisible by n_kv_head={sizes.n_kv_head}")
+    even = config.position != "rotary" or sizes.head_dim % 2 == 0
+    require(even, f"model.position=rotary rotates pairs of features, but the head's width is odd: {sizes.head_dim}")
 
 
 def validate_text(data: DataConfig, tokenizer: TokenizerConfig) -> None:

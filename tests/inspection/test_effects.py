@@ -109,7 +109,7 @@ def test_importance_is_the_slope_of_the_loss_as_the_head_fades(model):
 def test_ablation_is_the_loss_lost_when_the_head_always_says_its_mean(model):
     with capture(model) as maps:
         before = next_token_loss(model(IDS[:, :-1]), IDS[:, 1:])
-    width = model.config.head_width
+    width = model.config.head_dim
     mean = maps[1].z[:, 2].mean((0, 1))
 
     def put_mean(module, inputs):

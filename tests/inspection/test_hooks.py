@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-from headwise.huggingface import LAYOUTS, to_theirs, write_config
+from headwise.huggingface import LAYOUTS, config_to_theirs, in_their_layout
 from headwise.inspection.hooks import capture, edit_heads
 from headwise.model.attention import ATTENTIONS, causal_mask, merge_heads
 from headwise.model.kv_cache import KVCache
@@ -85,8 +85,8 @@ def test_maps_are_those_of_transformers(preset, kind):
     groups = {"n_kv_head": 1, "head_dim": 8} if preset == "qwen3" else {}
     ours, layout = randomize(small_model(preset, **groups)), LAYOUTS[kind]
     make = {"gpt2": (GPT2Config, GPT2LMHeadModel), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
-    theirs = make[1](make[0](**write_config(ours, layout), attn_implementation="eager")).eval()
-    theirs.load_state_dict(to_theirs(ours.state_dict(), ours.config, layout), strict=False)
+    theirs = make[1](make[0](**config_to_theirs(ours.config, layout), attn_implementation="eager")).eval()
+    theirs.load_state_dict(in_their_layout(ours, layout), strict=False)
     with capture(ours) as maps:
         ours(IDS)
     for layer, expected in enumerate(theirs(IDS, output_attentions=True).attentions):

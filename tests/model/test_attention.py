@@ -179,7 +179,7 @@ def test_attention_equals_torch_multihead_attention_weights_included():
     torch.manual_seed(0)
     width, mask = H * D, ~causal_mask(T, T)
     theirs = torch.nn.MultiheadAttention(width, H, batch_first=True)
-    ours = CausalSelfAttention(GPTConfig(n_embd=width, n_head=H))
+    ours = CausalSelfAttention(GPTConfig(n_embd=width, n_head=H).resolved())
     ours.qkv.weight.data, ours.qkv.bias.data = theirs.in_proj_weight.data.clone(), theirs.in_proj_bias.data.clone()
     ours.out.load_state_dict(theirs.out_proj.state_dict())
     x = torch.randn(B, T, width)
@@ -200,7 +200,7 @@ def test_attention_equals_torch_multihead_attention_weights_included():
 
 def test_concatenation_times_w_o_is_the_sum_of_the_heads_own_updates():
     torch.manual_seed(0)
-    layer = CausalSelfAttention(GPTConfig(n_embd=H * D, n_head=H))
+    layer = CausalSelfAttention(GPTConfig(n_embd=H * D, n_head=H).resolved())
     z = torch.randn(B, H, T, D)
     slices = layer.out.weight.split(D, dim=1)  # W_O's columns, one slice for each head
     by_head = sum(z[:, h] @ slices[h].T for h in range(H)) + layer.out.bias

@@ -114,6 +114,16 @@ def test_dropout_is_applied_to_weights_updates_and_embeddings_in_training_alone(
     assert dropped == ([0.5] * L if body == "fast" else [])
 
 
+@several(KINDS)
+def test_forward_is_unembed_of_hidden(kinds):
+    model, ids = model_of(kinds), torch.randint(V, (2, T))
+    x = model.hidden(ids)
+    assert x.shape == (2, T, 30)
+    assert torch.equal(model(ids), model.unembed(x))
+    assert torch.equal(model.last_logits(ids), model.unembed(x[:, -1]))
+    assert close(model(ids), F.linear(model.norm(x), model.head.weight))
+
+
 def test_zero_output_init_starts_at_the_loss_of_knowing_nothing():
     model = GPT(GPTConfig(vocab_size=V, block_size=T, n_embd=30, n_head=3, **PRESETS["qwen3"]))
     ids = torch.randint(V, (2, T))

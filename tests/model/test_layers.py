@@ -1,5 +1,7 @@
 """Norms and feed-forward networks against their equations, and the residual stream."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from headwise.model.gpt import Block
 from headwise.model.layers import GELU, MLPS, NORMS, NoMLP, ReLU2, SwiGLU
 from headwise.model.position import NoPosition
 
-CONFIG = GPTConfig(n_embd=21, n_head=3)
+CONFIG = GPTConfig(n_embd=21, n_head=3).resolved()
 
 
 def test_feed_forward_networks_compute_their_equations():
@@ -17,7 +19,7 @@ def test_feed_forward_networks_compute_their_equations():
     up = mlp.up(x)
     gelu = 0.5 * up * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (up + 0.044715 * up**3)))
     assert torch.allclose(mlp(x), mlp.down(gelu), atol=1e-6)
-    mlp = SwiGLU(CONFIG)
+    mlp = SwiGLU(GPTConfig(n_embd=21, n_head=3, mlp="swiglu").resolved())
     gate = mlp.gate(x)
     assert torch.allclose(mlp(x), mlp.down(gate * torch.sigmoid(gate) * mlp.up(x)), atol=1e-6)
     mlp = ReLU2(CONFIG)
@@ -26,7 +28,7 @@ def test_feed_forward_networks_compute_their_equations():
 
 
 def test_a_block_without_feed_forward_is_attention_alone():
-    block, x = Block(GPTConfig(n_embd=21, n_head=3, mlp="none")), torch.randn(2, 5, 21)
+    block, x = Block(GPTConfig(n_embd=21, n_head=3, mlp="none").resolved()), torch.randn(2, 5, 21)
     arguments = NoPosition(CONFIG), torch.arange(5)
     assert torch.equal(block(x, *arguments), x + block.attention(block.attention_norm(x), *arguments))
     assert {name.split(".")[0] for name, _ in block.named_parameters()} == {"attention_norm", "attention"}
@@ -34,8 +36,9 @@ def test_a_block_without_feed_forward_is_attention_alone():
 
 @pytest.mark.parametrize(("kind", "inner"), [("gelu", 84), ("relu2", 84), ("swiglu", 56)])
 def test_the_default_width_gives_all_kinds_as_many_parameters(kind, inner):
-    assert MLPS[kind](CONFIG).down.in_features == inner
-    assert MLPS[kind](GPTConfig(n_embd=21, n_head=3, n_inner=13)).down.in_features == 13
+    config = GPTConfig(n_embd=21, n_head=3, mlp=kind)
+    assert MLPS[kind](config.resolved()).down.in_features == inner
+    assert MLPS[kind](replace(config, n_inner=13).resolved()).down.in_features == 13
 
 
 def test_a_compiled_gelu_is_gpt2s():

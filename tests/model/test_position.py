@@ -8,7 +8,7 @@ import torch
 from headwise.config import GPTConfig
 from headwise.model.position import POSITIONS, LearnedPosition, NoPosition, RotaryPosition, SinusoidalPosition
 
-CONFIG = GPTConfig(n_embd=42, n_head=3, block_size=19)
+CONFIG = GPTConfig(n_embd=42, n_head=3, block_size=19).resolved()
 
 
 def rotated(position, x, positions):

@@ -93,6 +93,13 @@ def test_initial_model_config_refuses_overrides_that_ask_for_another_model(overr
         initial_model_config(GPTConfig(), replace(MODEL, norm="rmsnorm"), overrides, "x")
 
 
+def test_initial_model_config_accepts_a_null_that_stands_for_their_number():
+    wanted, theirs = GPTConfig(block_size=29), MODEL.resolved()
+    assert initial_model_config(wanted, theirs, ["model.n_kv_head=null"], "x") == theirs
+    with pytest.raises(UserError, match=r"model\.n_kv_head=3 differs from 1 in init_from=x"):
+        initial_model_config(wanted, replace(theirs, n_kv_head=1), ["model.n_kv_head=null"], "x")
+
+
 def test_measured_peak_is_that_of_a_real_product():
     from headwise.distributed.estimate import matmul_peak
 

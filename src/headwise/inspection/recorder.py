@@ -171,7 +171,7 @@ class Recorder:
             maps, labels = last.maps[each.name], self.labels(each)
             prompts.append(Prompt(each.name, labels, patterns, norms, by_metric(scores), maps))
         config = model.config
-        return View(self.title, list(saved), prompts, config.kv_heads, config.attention, self.losses())
+        return View(self.title, list(saved), prompts, config.n_kv_head, config.attention, self.losses())
 
     def labels(self, each: Input) -> list[str]:
         """Return the tokens of an input's first sequence as they are shown."""

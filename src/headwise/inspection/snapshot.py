@@ -63,7 +63,7 @@ def text_view(checkpoint: Checkpoint, texts: list[Text], start: dict | None = No
     if start is None and prompts[0].generated_from is not None:
         start = {"query": max(0, prompts[0].generated_from - 1)}  # predicted the first generated token
     step = int(checkpoint.about.get("step", 0))
-    return View(str(checkpoint.path), [step], prompts, config.kv_heads, config.attention, start=start or {})
+    return View(str(checkpoint.path), [step], prompts, config.n_kv_head, config.attention, start=start or {})
 
 
 def text_prompt(checkpoint: Checkpoint, text: Text, start: dict) -> Prompt:

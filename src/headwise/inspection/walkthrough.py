@@ -37,7 +37,7 @@ class Walkthrough:
         require_index("--head", head, config.n_head, "a layer")
         require_index("--query", query, len(ids), "the text")
         maps, logits = run_and_capture(model, text)
-        block, d, kv_head = model.blocks[layer], config.head_width, head // (config.n_head // config.kv_heads)
+        block, d, kv_head = model.blocks[layer], config.head_dim, head // (config.n_head // config.n_kv_head)
         assert isinstance(block, Block)
         qkv, rows = block.attention.qkv, slice(head * d, (head + 1) * d)
         parts = ResidualStream(model, text, slice(query, query + 1))

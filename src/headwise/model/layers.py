@@ -1,5 +1,5 @@
-"""The parts of a block beside attention, by name: norms (layernorm, rmsnorm) and feed-forward networks (gelu, swiglu,
-relu2, none).
+"""The parts of a block other than attention, by name: norms (layernorm, rmsnorm) and feed-forward networks (gelu,
+swiglu, relu2, none).
 
 Dimensions: B batch, T tokens, C = n_embd, N = n_inner.
 """
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.config import GPTConfig
+from headwise.config import ResolvedGPTConfig
 
 
-def layer_norm(width: int, config: GPTConfig) -> nn.Module:
-    """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016)."""
+def layer_norm(width: int, config: ResolvedGPTConfig) -> nn.Module:
+    """Return (x - mean) / sqrt(variance + eps) * weight + bias as a module (Ba et al. 2016)."""
     return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
 
 
-def rms_norm(width: int, config: GPTConfig) -> nn.Module:
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019)."""
+def rms_norm(width: int, config: ResolvedGPTConfig) -> nn.Module:
+    """Return x / sqrt(mean(x^2) + eps) * weight as a module (Zhang & Sennrich 2019)."""
     return nn.RMSNorm(width, eps=config.norm_eps)
 
 
@@ -29,16 +29,15 @@ NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
 
 
 class TwoLayerMLP(nn.Module):
-    """down(activate(up(x))), 4 n_embd wide by default."""
+    """down(activate(up(x))): x [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: ResolvedGPTConfig):
         super().__init__()
-        inner = config.n_inner or 4 * config.n_embd
-        self.up = nn.Linear(config.n_embd, inner, bias=config.bias)
-        self.down = nn.Linear(inner, config.n_embd, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, config.n_inner, bias=config.bias)
+        self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.bias)
 
     def activate(self, hidden: Tensor) -> Tensor:
-        """What happens to each hidden value [B, T, N]."""
+        """Return the activation of each hidden value [B, T, N]."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +48,7 @@ class GELU(TwoLayerMLP):
     """down(gelu(up(x))), with GPT-2's tanh approximation of GELU (Hendrycks & Gimpel 2016)."""
 
     def activate(self, hidden: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # the same with (1 + tanh(u)) / 2 = sigmoid(2u): compiled, the quicker one
+        if torch.compiler.is_compiling():  # equal, since (1 + tanh(u)) / 2 = sigmoid(2u), and faster when compiled
             return hidden * torch.sigmoid(math.sqrt(8 / math.pi) * hidden * (1 + 0.044715 * hidden * hidden))
         return F.gelu(hidden, approximate="tanh")
 
@@ -63,24 +62,22 @@ class ReLU2(TwoLayerMLP):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020); 8/3 n_embd wide by default, so that its three matrices
-    hold as many parameters as GELU's two, rounded up to a multiple of 8, which products are quicker with."""
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020): x [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: ResolvedGPTConfig):
         super().__init__()
-        inner = config.n_inner or 8 * math.ceil(config.n_embd / 3)
-        self.gate = nn.Linear(config.n_embd, inner, bias=config.bias)
-        self.up = nn.Linear(config.n_embd, inner, bias=config.bias)
-        self.down = nn.Linear(inner, config.n_embd, bias=config.bias)
+        self.gate = nn.Linear(config.n_embd, config.n_inner, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, config.n_inner, bias=config.bias)
+        self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class NoMLP(nn.Module):
-    """Adds nothing: a model of attention alone, for studying heads (Elhage et al. 2021)."""
+    """Zero, so that a model is attention alone, for studying heads (Elhage et al. 2021)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: ResolvedGPTConfig):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
-"""Where a token stands, by name: learned, sinusoidal, rotary, none.
+"""How the model knows the positions of tokens, by name: learned, sinusoidal, rotary, none.
 
-A position has two chances to speak: `embed` adds to the token's embedding, once; `rotate` turns the queries
-and keys of every layer by `angles`, which are the same in all of them. Each kind uses one of the two chances and leaves
-the other as it is.
+A kind of position either adds to the token embeddings, once (`embed`), or rotates the queries and keys of every layer
+(`rotate`) by `angles`, which are the same in all layers. The other method returns its input unchanged.
 
-Dimensions: B batch, T tokens, H heads, C = n_embd, D = head width. Positions are [T], or
-[B, T] where the sequences of a batch begin at different tokens.
+Dimensions: B batch, T tokens, H heads, C = n_embd, D = head_dim. Positions are [T], or [B, T] where the sequences of a
+batch begin at different tokens.
 """
 
 from __future__ import annotations
@@ -15,34 +14,34 @@ import math
 import torch
 from torch import Tensor, nn
 
-from headwise.config import GPTConfig
+from headwise.config import ResolvedGPTConfig
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines, [(B,) 1, T, D/2] each
 
 
 class NoPosition(nn.Module):
-    """No position at all: the causal mask alone tells the order (Haviv et al. 2022)."""
+    """No positions: the causal mask alone gives the order (Haviv et al. 2022)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: ResolvedGPTConfig):
         super().__init__()
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Embeddings x [B, T, C] with their positions [T] or [B, T] added."""
+        """Return embeddings x [B, T, C] with their positions [T] or [B, T] added."""
         return x
 
     def angles(self, positions: Tensor) -> Angles | None:
-        """What `rotate` turns by at positions [T] or [B, T]."""
+        """Return the angles of positions [T] or [B, T] for `rotate`."""
         return None
 
     def rotate(self, x: Tensor, angles: Angles | None) -> Tensor:
-        """Queries or keys x [B, H, T, D] turned by their positions' angles."""
+        """Return queries or keys x [B, H, T, D] rotated by `angles`."""
         return x
 
 
 class LearnedPosition(NoPosition):
     """One learned vector for each position, added to the embedding (GPT-2)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: ResolvedGPTConfig):
         super().__init__(config)
         self.table = nn.Embedding(config.block_size, config.n_embd)
 
@@ -51,12 +50,12 @@ class LearnedPosition(NoPosition):
 
 
 class SinusoidalPosition(NoPosition):
-    """Waves of growing length, sine and cosine in turn, added to the embedding times sqrt(C), which brings the
+    """Sines and cosines of geometrically growing wavelengths, added to the embedding times sqrt(C), which brings the
     embedding up to their size (Vaswani et al. 2017, sections 3.4 and 3.5). Nothing is learned."""
 
     table: Tensor
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: ResolvedGPTConfig):
         super().__init__(config)
         even = torch.arange(0, config.n_embd, 2, dtype=torch.float64)  # 2i
         angle = torch.outer(torch.arange(config.block_size, dtype=torch.float64), 10000.0 ** (-even / config.n_embd))
@@ -68,15 +67,15 @@ class SinusoidalPosition(NoPosition):
 
 
 class RotaryPosition(NoPosition):
-    """Queries and keys turned by an angle that grows with the position, so that their product depends on the
+    """Queries and keys rotated by an angle that grows with the position, so that their product depends on the
     distance alone (Su et al. 2021, RoFormer, eq. 15). Feature i is paired with feature i + D/2."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: ResolvedGPTConfig):
         super().__init__(config)
-        half = config.head_width // 2
+        half = config.head_dim // 2
         frequency = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
         angle = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequency)  # [T, D/2]
         self.register_buffer("cos", angle.cos().float(), persistent=False)

@@ -144,7 +144,7 @@ def initial_model_config(wanted: GPTConfig, theirs: GPTConfig, overrides: list[s
     for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
         require(False, f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")
     for name, after in asdict(theirs).items():
-        before = getattr(wanted, name)
+        before = getattr(replace(theirs, **{name: getattr(wanted, name)}).resolved(), name)  # a null is theirs as well
         asked = f"model.{name}" in given or ("model" in given and name in PRESET_KEYS)
         if name == "block_size":
             fits = not asked or before <= after

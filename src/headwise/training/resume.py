@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from headwise.config import TrainConfig, dotted_keys
+from headwise.config import GPTConfig, TrainConfig, dotted_keys
 from headwise.errors import require
 from headwise.training.resolve import RunConfig
 
@@ -49,10 +49,13 @@ def check_same_run(saved: dict, run: RunConfig, data: str, resume_from: Path) ->
     again = "give the overrides of the run's overrides.yaml again, or start a new run"
     require(about["data"] == data, f"data: the text, its split or its tokenizer differs from {resume_from}; {again}")
     was, now = OmegaConf.create(about["config"]), OmegaConf.create(run.as_dict())
+    resolved = [GPTConfig(**config["model"]).resolved() for config in (about["config"], run.as_dict())]
     for key in dotted_keys(now):
         if key in ONE_DEVICE and run.n_devices != about.get("devices", 1):
             continue
         before, after = OmegaConf.select(was, key), OmegaConf.select(now, key)
+        if key.startswith("model.") and (before is None) != (after is None):  # a null of version 0.1 is a number now
+            before, after = (getattr(model, key.removeprefix("model.")) for model in resolved)
         if key.startswith(FIXED) and not isinstance(after, DictConfig):
             require(before == after, f"{key}={after} differs from {before} in {resume_from}; {again}")
 
