@@ -66,7 +66,7 @@ def saved(theirs, folder):
 
 
 @pytest.mark.parametrize("kind", THEIRS)
-def test_an_imported_model_has_their_logits_and_gradients(kind, tmp_path):
+def test_imported_model_has_their_logits_and_gradients(kind, tmp_path):
     theirs = THEIRS[kind]()
     ours = read_folder(saved(theirs, tmp_path)).model
     ids = torch.randint(V, (3, T), generator=torch.Generator().manual_seed(0))
@@ -83,7 +83,7 @@ def test_an_imported_model_has_their_logits_and_gradients(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", THEIRS)
-def test_weights_in_bfloat16_and_in_shards_are_read_as_float32(kind, tmp_path):
+def test_read_folder_reads_weights_in_bfloat16_and_in_shards_as_float32(kind, tmp_path):
     theirs = THEIRS[kind]().to(torch.bfloat16)
     theirs.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -95,7 +95,7 @@ def test_weights_in_bfloat16_and_in_shards_are_read_as_float32(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", THEIRS)
-def test_padded_batches_have_their_logits(kind, tmp_path):
+def test_imported_model_has_their_logits_in_padded_batches(kind, tmp_path):
     theirs = THEIRS[kind]()
     ours = read_folder(saved(theirs, tmp_path)).model
     ids, padding = torch.randint(V, (3, T)), torch.tensor([5, 0, 2])
@@ -106,7 +106,7 @@ def test_padded_batches_have_their_logits(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", THEIRS)
-def test_fifty_greedy_tokens_are_theirs(kind, tmp_path):
+def test_imported_model_generates_their_fifty_greedy_tokens(kind, tmp_path):
     theirs = THEIRS[kind]()
     ours = read_folder(saved(theirs, tmp_path)).model
     ids = [3, 1, 4, 1, 5]
@@ -122,7 +122,7 @@ def checkpoint(preset, tmp_path, kind="char", **changes):
 @pytest.mark.parametrize("preset", SIZES)
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_an_exported_folder_opens_in_transformers_and_gives_the_same_text(preset, kind, tied, tmp_path):
+def test_exported_folder_opens_in_transformers_and_gives_the_same_text(preset, kind, tied, tmp_path):
     ours = checkpoint(preset, tmp_path, kind, tie_embeddings=tied)
     folder = tmp_path / "exported"
     export(ours, folder)
@@ -138,7 +138,7 @@ def test_an_exported_folder_opens_in_transformers_and_gives_the_same_text(preset
 
 
 @pytest.mark.parametrize("preset", SIZES)
-def test_an_exported_folder_comes_back_as_it_went(preset, tmp_path):
+def test_exported_folder_reads_back_unchanged(preset, tmp_path):
     ours = checkpoint(preset, tmp_path)
     export(ours, tmp_path / "exported")
     back = load(str(tmp_path / "exported"))
@@ -150,7 +150,7 @@ def test_an_exported_folder_comes_back_as_it_went(preset, tmp_path):
 
 
 @pytest.mark.parametrize("preset", SIZES)
-def test_an_exported_configuration_leaves_nothing_to_their_defaults(preset, tmp_path):
+def test_exported_configuration_leaves_nothing_to_their_defaults(preset, tmp_path):
     export(checkpoint(preset, tmp_path), tmp_path / "exported")
     config = json.loads((tmp_path / "exported/config.json").read_text())
     assert config["head_dim"] == {"gpt2": 7, "qwen3": 10}[preset]
@@ -162,7 +162,7 @@ def test_an_exported_configuration_leaves_nothing_to_their_defaults(preset, tmp_
     }
 
 
-def test_a_tokenizer_with_an_end_of_text_names_it_in_the_export(tmp_path):
+def test_export_names_the_end_of_text_token(tmp_path):
     ours = checkpoint("qwen3", tmp_path, "bpe")
     ours.tokenizer.backend.add_special_tokens([END_OF_TEXT])
     ours = Checkpoint(ours.path, ours.model, type(ours.tokenizer)(ours.tokenizer.backend), {})
@@ -183,13 +183,13 @@ def test_a_tokenizer_with_an_end_of_text_names_it_in_the_export(tmp_path):
         ({"mlp": "none"}, "qwen3 needs .* model.mlp=swiglu, not none"),
     ],
 )
-def test_what_no_layout_can_hold_is_refused_and_nothing_is_written(changes, lacks, tmp_path):
+def test_export_refuses_what_no_layout_describes_and_writes_nothing(changes, lacks, tmp_path):
     with pytest.raises(UserError, match=lacks):
         export(checkpoint("gpt2", tmp_path, **changes), tmp_path / "exported")
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_does_not_write_over_what_is_there(tmp_path):
+def test_export_does_not_overwrite_a_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("precious")
     with pytest.raises(UserError, match="mine exists already; give a folder"):
@@ -242,7 +242,7 @@ def lose_a_tensor(folder):
         (lose_a_tensor, "the weights lack transformer.ln_f.bias"),
     ],
 )
-def test_a_folder_that_cannot_be_read_is_refused_in_one_line(damage, message, tmp_path):
+def test_load_refuses_a_folder_that_cannot_be_read_in_one_line(damage, message, tmp_path):
     damage(saved(gpt2(), tmp_path))
     with pytest.raises(UserError, match=message) as error:
         load(str(tmp_path))
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_line(damage, message, tm
     assert "\n" not in str(error.value)
 
 
-def test_rope_of_a_qwen3_is_read_as_both_generations_of_transformers_write_it(tmp_path):
+def test_read_folder_reads_rope_settings_of_transformers_4_and_5(tmp_path):
     saved(qwen3(), tmp_path)
     assert read_folder(tmp_path).model.config.rope_theta == 5000.0
     break_config(rope_parameters="gone", rope_theta=7000.0)(tmp_path)
@@ -260,7 +260,7 @@ def test_rope_of_a_qwen3_is_read_as_both_generations_of_transformers_write_it(tm
         read_folder(tmp_path)
 
 
-def test_gpt2s_first_files_are_read_too(tmp_path):
+def test_read_folder_reads_the_first_files_of_gpt2(tmp_path):
     """Without the prefix and with the masks, as OpenAI's are; the vocabulary and its merges in files of their own."""
     theirs = gpt2(vocab_size=307)
     expected = read_folder(saved(theirs, tmp_path)).model
@@ -283,7 +283,7 @@ def test_gpt2s_first_files_are_read_too(tmp_path):
     assert back.tokenizer.end_of_text == len(content["vocab"])
 
 
-def test_a_trained_run_is_exported_by_the_script_with_a_card_that_says_what_it_is(tmp_path):
+def test_export_script_writes_a_card_that_describes_the_run(tmp_path):
     steps = ["trainer.max_steps=20", "trainer.val_check_interval=20", "model.init=scaled_normal"]
     summary = train(tmp_path, "run", *steps, "schedule.warmup_steps=1")  # far enough for logits without ties
     done = script_here("export", "--checkpoint", "run", "--output", "out", cwd=tmp_path)
@@ -321,7 +321,7 @@ def own(*overrides):
     return [*quiet, "threads=1", "data=files", "data.path=text.txt", "data.batch_size=3", *overrides]
 
 
-def test_training_goes_on_from_an_imported_model(start, tmp_path):
+def test_training_starts_from_an_imported_model(start, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     changes = ["model.block_size=31", "model.dropout=0.3", "optimizer.lr=1e-9"]
     flags = own(f"init_from={start}", *FINETUNE, *changes, "run_dir=run")
@@ -336,7 +336,7 @@ def test_training_goes_on_from_an_imported_model(start, tmp_path):
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 4
 
 
-def test_an_exported_place_that_cannot_be_is_one_line(tmp_path):
+def test_export_script_refuses_an_impossible_output_in_one_line(tmp_path):
     train(tmp_path, "run", "trainer.max_steps=1", "trainer.val_check_interval=1")
     (tmp_path / "file").write_text("")
     done = script_here("export", "--checkpoint", "run", "--output", "file/sub", cwd=tmp_path, ok=False)
@@ -344,7 +344,7 @@ def test_an_exported_place_that_cannot_be_is_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 2  # the checkpoint's name, and the error
 
 
-def test_training_goes_on_from_a_run_of_ours(tmp_path):
+def test_training_starts_from_a_run_of_ours(tmp_path):
     train(tmp_path, "first", "trainer.max_steps=2", "trainer.val_check_interval=2")
     (tmp_path / "text.txt").write_text(TEXT)
     flags = own("init_from=first", "trainer.max_steps=2", "trainer.val_check_interval=2", "run_dir=second")
@@ -364,7 +364,7 @@ def test_training_goes_on_from_a_run_of_ours(tmp_path):
         ("model.init=scaled_normal", "model.init=scaled_normal has no meaning with init_from="),
     ],
 )
-def test_overrides_that_ask_for_another_model_are_refused(start, tmp_path, override, message):
+def test_init_from_refuses_overrides_that_ask_for_another_model(start, tmp_path, override, message):
     (tmp_path / "text.txt").write_text(TEXT)
     done = script_here("train", *own(f"init_from={start}", *FINETUNE, "run_dir=run", override), cwd=tmp_path, ok=False)
     assert done.returncode == 2

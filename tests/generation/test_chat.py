@@ -19,7 +19,7 @@ def session(tokenizer=None, stop=(), block_size=29):
     return Session(model, tokenizer, WARM, 5, 11, list(stop))
 
 
-def test_nothing_is_read_twice_while_the_window_has_room():
+def test_session_computes_each_token_once_while_the_window_has_room():
     one, seen = session(block_size=97), []
     one.context.model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].size(1)))
     first = one.reply("The kids", print)
@@ -29,7 +29,7 @@ def test_nothing_is_read_twice_while_the_window_has_room():
     assert seen[11:] == [1 + joint + 7] + [1] * 10  # the last token of the reply is still to be read
 
 
-def test_a_text_longer_than_the_window_goes_on_as_if_it_were_read_anew():
+def test_session_beyond_the_window_replies_as_a_new_one_with_the_same_text():
     one = session()
     one.context.model.double()
     for line in ("The kids were scared", "so they left", "", "of the lions"):
@@ -41,35 +41,35 @@ def test_a_text_longer_than_the_window_goes_on_as_if_it_were_read_anew():
     assert one.reply("away", print).tokens == again.reply("away", print).tokens
 
 
-def test_an_interrupted_reply_stays_as_far_as_it_came():
-    one, heard = session(), []
+def test_interrupted_reply_leaves_what_was_shown_in_the_text():
+    one, shown = session(), []
 
     def impatient(text):
-        heard.append(text)
-        if len(heard) == 5:
+        shown.append(text)
+        if len(shown) == 5:
             raise KeyboardInterrupt
 
     sample = one.reply("The", impatient)
     assert len(sample.tokens) == 5
-    assert one.tokenizer.decode(one.context.texts[0]) == "The" + "".join(heard)
+    assert one.tokenizer.decode(one.context.texts[0]) == "The" + "".join(shown)
     fresh = session()
     fresh.context.texts[0], fresh.seed = list(one.context.texts[0]), one.seed
     assert one.reply("kids", print).text == fresh.reply("kids", print).text
 
 
-def test_what_was_not_shown_is_not_kept():
+def test_reply_adds_no_stop_string_to_the_text():
     one = session(stop=["s", "e"])
     sample = one.reply("Th", print)
     assert not set(sample.text) & {"s", "e"}
     assert one.tokenizer.decode(one.context.texts[0]) == "Th" + sample.text
 
 
-def test_wrong_wishes_are_refused_before_the_first_line():
+def test_session_refuses_wrong_arguments_before_the_first_line():
     with pytest.raises(UserError, match="stop='' is empty"):
         session(stop=[""])
 
 
-def test_a_line_that_cannot_be_read_changes_nothing():
+def test_reply_to_a_line_that_cannot_be_encoded_changes_nothing():
     one = session()
     with pytest.raises(UserError, match="there is no text to continue yet"):
         one.reply("", print)
@@ -78,7 +78,7 @@ def test_a_line_that_cannot_be_read_changes_nothing():
     assert (one.context.texts, one.seed) == ([[]], 5)
 
 
-def test_lines_are_joined_by_a_newline_only_where_there_is_none_and_one_is_known():
+def test_session_joins_lines_by_a_newline_only_where_there_is_none_and_one_is_known():
     with_newline = session(stop=["s"])
     with_newline.reply("The kids\n", print)
     assert with_newline.tokenizer.decode(with_newline.context.texts[0]).startswith("The kids\n")
@@ -88,7 +88,7 @@ def test_lines_are_joined_by_a_newline_only_where_there_is_none_and_one_is_known
     assert without.tokenizer.decode(without.context.texts[0][: 2 + len(first) + 1]).endswith("c")
 
 
-def test_what_is_typed_may_hold_unknown_characters_where_they_are_replaced(monkeypatch, capsys):
+def test_talk_replaces_unknown_characters_if_asked(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("The \u20ac\n"))
     talk(session(), ["kids"], replace_unknown=True)
     assert "\nThe  " in capsys.readouterr().out

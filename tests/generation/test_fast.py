@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from headwise.errors import UserError
-from headwise.generation.fast import LARGE, bfloat16, float32, for_inference
+from headwise.generation.fast import LARGE, MKLDNN, bfloat16, float32, for_inference, onednn
 from headwise.generation.generate import generate
 from headwise.generation.sampling import Sampling
 from headwise.model.kv_cache import KVCache
@@ -27,7 +27,7 @@ IDS = torch.randint(53, (3, 11), generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: "-".join(map(str, kinds.values())))
 @torch.no_grad()
-def test_its_logits_are_the_models_own(kinds):
+def test_for_inference_gives_the_logits_of_the_model(kinds):
     model = randomize(small_model("qwen3", vocab_size=53, dropout=0.3, **kinds)).eval()
     quick, cache = for_inference(model), KVCache(model.config, batch=3)
     assert torch.allclose(quick(IDS), model(IDS), atol=1e-6)
@@ -36,7 +36,7 @@ def test_its_logits_are_the_models_own(kinds):
 
 
 @torch.no_grad()
-def test_large_matrices_give_the_same_whatever_the_batch_is():
+def test_float32_products_of_large_matrices_equal_linear_for_any_batch():
     linear = torch.nn.Linear(521, 541)
     assert linear.weight.numel() > LARGE
     for x in (torch.randn(1, 1, 521), torch.randn(3, 1, 521), torch.randn(2, 37, 521), torch.randn(7, 521)):
@@ -44,7 +44,7 @@ def test_large_matrices_give_the_same_whatever_the_batch_is():
         linear.bias = None
 
 
-def test_the_model_keeps_its_weights_and_goes_on_training():
+def test_for_inference_shares_weights_and_leaves_the_model_trainable():
     model = small_model(vocab_size=53, dropout=0.3).train()
     quick = for_inference(model)
     assert not quick.training
@@ -56,7 +56,7 @@ def test_the_model_keeps_its_weights_and_goes_on_training():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_it_writes_the_same_text(preset):
+def test_for_inference_generates_the_same_text(preset):
     model = small_model(preset)
     texts, sampling = [[3, 1, 4], [1, 5, 9, 2, 6]], Sampling(temperature=0.9, top_p=0.9)
     one, other = (
@@ -66,7 +66,7 @@ def test_it_writes_the_same_text(preset):
 
 
 @torch.no_grad()
-def test_bfloat16_rounds_weights_and_what_they_meet():
+def test_bfloat16_product_rounds_weights_and_inputs():
     torch.manual_seed(0)
     linear, x = torch.nn.Linear(521, 541), torch.randn(3, 7, 521)
     exact = F.linear(x.bfloat16().double(), linear.weight.bfloat16().double(), linear.bias.bfloat16().double())
@@ -76,13 +76,22 @@ def test_bfloat16_rounds_weights_and_what_they_meet():
 
 
 @torch.no_grad()
-def test_fewer_bits_change_logits_a_little():
+def test_bfloat16_changes_logits_a_little():
     model = randomize(small_model(vocab_size=53))
     exact = model(IDS)
     off = (for_inference(model, "bfloat16")(IDS) - exact).abs().mean() / exact.std()
     assert 1e-5 < off < 0.05
 
 
-def test_an_unknown_precision_is_named():
+def test_for_inference_names_an_unknown_precision():
     with pytest.raises(UserError, match="precision=bfloat15 is none of float32, bfloat16; did you mean bfloat16"):
         for_inference(small_model(), "bfloat15")
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@torch.no_grad()
+def test_private_mkldnn_operators_of_torch_exist_and_multiply():
+    assert isinstance(MKLDNN._is_mkldnn_bf16_supported(), bool)
+    linear, x = torch.nn.Linear(37, 41), torch.randn(5, 37)
+    assert torch.allclose(onednn(linear.weight, linear.bias)(x), linear(x), atol=1e-5)
+    assert torch.allclose(onednn(linear.weight, None)(x), F.linear(x, linear.weight), atol=1e-5)

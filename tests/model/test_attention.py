@@ -116,7 +116,7 @@ def test_attention_equals_torch_scaled_dot_product_attention(attend, groups, mas
 
 
 @pytest.mark.parametrize("attend", [reference_attention, partial(reference_attention, normalize=relu), fused_attention])
-def test_a_query_that_may_look_nowhere_receives_zeros_and_sends_no_gradient(attend):
+def test_query_without_visible_keys_receives_zeros_and_sends_no_gradient(attend):
     inputs = qkv()
     z, pattern = attend(*inputs, left_padded(4, T))
     assert torch.equal(z[0, :, : T - 4], torch.zeros(H, T - 4, D))
@@ -235,7 +235,7 @@ def test_rows_of_the_pattern_sum_to_one_and_the_future_weighs_nothing():
     assert torch.equal(pattern.triu(1), torch.zeros_like(pattern))
 
 
-def test_query_shorter_than_the_keys_stands_at_their_end():
+def test_query_shorter_than_the_keys_is_aligned_with_their_end():
     q, k, v = qkv()
     whole, _ = reference_attention(q, k, v)
     tail, _ = reference_attention(q[:, :, -3:], k, v)

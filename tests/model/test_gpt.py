@@ -49,7 +49,7 @@ def several(kinds):
 @several(KINDS)
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16", "autocast"])
 @pytest.mark.parametrize("chunks", [[T], [5, 1, 1, T - 7], None])
-def test_no_token_changes_when_a_later_one_does(kinds, precision, chunks):
+def test_logits_do_not_change_when_a_later_token_does(kinds, precision, chunks):
     """For every kind, in every precision, without a cache (None) and with one filled in one go or in chunks."""
     model = model_of(kinds)
     if precision != "autocast":
@@ -71,7 +71,7 @@ def test_no_token_changes_when_a_later_one_does(kinds, precision, chunks):
 
 
 @several(KINDS)
-def test_a_sequence_with_padding_before_it_gives_the_logits_it_gives_alone(kinds):
+def test_padded_sequence_has_the_logits_it_has_alone(kinds):
     model = model_of(kinds)
     ids, padding = torch.randint(V, (3, T)), torch.tensor([4, 0, T - 1])
     together = model(ids, padding=padding)
@@ -130,7 +130,7 @@ def test_zero_output_init_starts_at_the_loss_of_knowing_nothing():
     assert math.isclose(next_token_loss(model(ids), ids).item(), math.log(V), rel_tol=1e-6)
 
 
-def test_gpt2_init_shrinks_what_writes_to_the_stream_and_a_tied_head_is_the_embedding():
+def test_scaled_normal_init_shrinks_what_writes_to_the_stream_and_a_tied_head_is_the_embedding():
     model = GPT(GPTConfig(vocab_size=997, block_size=T, n_embd=128, n_layer=8, **PRESETS["gpt2"]))
     assert model.head.weight is model.embedding.weight
     assert math.isclose(model.embedding.weight.std().item(), 0.02, rel_tol=0.05)
@@ -138,7 +138,7 @@ def test_gpt2_init_shrinks_what_writes_to_the_stream_and_a_tied_head_is_the_embe
     assert not model.blocks[3].attention.qkv.bias.any()
 
 
-def test_targets_to_ignore_do_not_count():
+def test_next_token_loss_does_not_count_ignored_targets():
     logits, targets = torch.randn(2, 5, V), torch.randint(V, (2, 5))
     ignored = targets.clone()
     ignored[1, 2:] = IGNORE
@@ -146,7 +146,7 @@ def test_targets_to_ignore_do_not_count():
     assert close(next_token_loss(logits, ignored), torch.nn.functional.cross_entropy(*kept))
 
 
-def test_eval_mode_gives_every_part_its_own_mode_back():
+def test_eval_mode_restores_the_mode_of_every_part():
     model = GPT(GPTConfig(vocab_size=V))
     model.train()
     model.blocks[1].eval()
@@ -156,18 +156,18 @@ def test_eval_mode_gives_every_part_its_own_mode_back():
     assert [module.training for module in model.modules()] == before
 
 
-def test_a_sequence_longer_than_the_block_size_is_refused_with_both_numbers():
+def test_forward_refuses_a_sequence_longer_than_block_size_with_both_numbers():
     with pytest.raises(ValueError, match="14 tokens is longer than block_size=13"):
         GPT(GPTConfig(vocab_size=V, block_size=13))(torch.zeros(1, 14, dtype=torch.long))
 
 
-def test_a_batch_that_its_cache_was_not_made_for_is_refused():
+def test_forward_refuses_a_batch_of_another_size_than_the_caches():
     model = GPT(GPTConfig(vocab_size=V, block_size=13))
     with pytest.raises(ValueError, match="a batch of 1 sequences does not fit the cache's batch=2"):
         model(torch.zeros(1, 5, dtype=torch.long), cache=KVCache(model.config, batch=2))
 
 
-def test_a_sequence_longer_than_its_cache_is_refused_with_both_numbers():
+def test_forward_refuses_a_sequence_longer_than_its_cache_with_both_numbers():
     model = GPT(GPTConfig(vocab_size=V, block_size=13))
     cache = KVCache(model.config, batch=1, size=7)
     model(torch.zeros(1, 5, dtype=torch.long), cache=cache)
@@ -176,7 +176,7 @@ def test_a_sequence_longer_than_its_cache_is_refused_with_both_numbers():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_weights_make_the_model_they_came_from(preset):
+def test_from_weights_gives_the_model_that_they_came_from(preset):
     model = model_of(PRESETS[preset])
     state = torch.get_rng_state()
     twin = GPT.from_weights(model.config, model.state_dict())
@@ -188,6 +188,6 @@ def test_weights_make_the_model_they_came_from(preset):
 
 
 @pytest.mark.parametrize("key", ["attention", "position", "norm", "mlp", "init"])
-def test_an_unknown_kind_is_refused_with_the_known_ones(key):
+def test_gpt_refuses_an_unknown_kind_with_the_known_ones(key):
     with pytest.raises(UserError, match=f"model.{key}=nonsense is none of "):
         GPT(GPTConfig(vocab_size=V, **{key: "nonsense"}))

@@ -32,7 +32,7 @@ def test_cached_and_uncached_logits_agree(kinds, chunks):
 
 @pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: "-".join(map(str, kinds.values())))
 @torch.no_grad()
-def test_prompts_of_different_lengths_go_on_as_each_would_alone(kinds):
+def test_cached_prompts_of_different_lengths_have_the_logits_of_each_alone(kinds):
     model, ids = model_of(kinds), torch.randint(V, (3, T))
     padding = torch.tensor([0, 6, 3])
     cache = KVCache(model.config, batch=3)
@@ -42,7 +42,7 @@ def test_prompts_of_different_lengths_go_on_as_each_would_alone(kinds):
 
 
 @torch.no_grad()
-def test_memory_is_reserved_once_and_only_for_key_and_value_heads():
+def test_kv_cache_allocates_memory_once_and_only_for_key_and_value_heads():
     model = model_of({"n_kv_head": 1})
     cache = KVCache(model.config, batch=2, size=17)
     places = set()
@@ -55,7 +55,7 @@ def test_memory_is_reserved_once_and_only_for_key_and_value_heads():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @torch.no_grad()
-def test_a_cache_is_of_the_models_own_precision(dtype):
+def test_kv_cache_has_the_precision_of_the_model(dtype):
     model, ids = model_of({}).to(dtype), torch.randint(V, (1, T))
     cache = KVCache(model.config, batch=1)
     cached = torch.cat([model(part, cache=cache) for part in ids.split(5, dim=1)], dim=1)
@@ -64,7 +64,7 @@ def test_a_cache_is_of_the_models_own_precision(dtype):
 
 
 @torch.no_grad()
-def test_earlier_keys_and_values_stay_as_they_were():
+def test_kv_cache_leaves_earlier_keys_and_values_unchanged():
     model, ids = model_of({}), torch.randint(V, (1, T))
     cache = KVCache(model.config, batch=1)
     model(ids[:, :9], cache=cache)

@@ -35,19 +35,19 @@ def test_a_block_without_feed_forward_is_attention_alone():
 
 
 @pytest.mark.parametrize(("kind", "inner"), [("gelu", 84), ("relu2", 84), ("swiglu", 56)])
-def test_the_default_width_gives_all_kinds_as_many_parameters(kind, inner):
+def test_default_n_inner_gives_all_kinds_as_many_parameters(kind, inner):
     config = GPTConfig(n_embd=21, n_head=3, mlp=kind)
     assert MLPS[kind](config.resolved()).down.in_features == inner
     assert MLPS[kind](replace(config, n_inner=13).resolved()).down.in_features == 13
 
 
-def test_a_compiled_gelu_is_gpt2s():
+def test_compiled_gelu_equals_gpt2s():
     mlp, x = MLPS["gelu"](CONFIG), 3 * torch.randn(2, 5, 21)
     expected = mlp(x)
     assert torch.allclose(torch.compile(mlp, backend="eager")(x), expected, atol=1e-6)
 
 
-def test_a_block_adds_to_the_stream_and_each_token_is_fed_forward_alone():
+def test_block_adds_to_the_stream_and_feeds_each_token_forward_alone():
     torch.manual_seed(0)
     block, x = Block(CONFIG), torch.randn(2, 5, 21)
     arguments = NoPosition(CONFIG), torch.arange(5)
@@ -74,5 +74,5 @@ def test_norms_compute_their_equations():
     assert torch.allclose(norms["rmsnorm"](x), expected, atol=1e-6)
 
 
-def test_a_model_without_biases_has_none_in_layernorm_either():
+def test_layernorm_without_biases_has_none():
     assert NORMS["layernorm"](7, GPTConfig(bias=False)).bias is None

@@ -41,7 +41,7 @@ def test_learned_adds_its_row_to_every_batch_and_turns_nothing():
     assert rotated(learned, x, torch.arange(5)) is x
 
 
-def test_none_changes_nothing():
+def test_no_position_changes_nothing():
     none, x = NoPosition(CONFIG), torch.randn(2, 5, 42)
     assert none.embed(x, torch.arange(5)) is x
     assert rotated(none, x, torch.arange(5)) is x
@@ -61,7 +61,7 @@ def test_sinusoidal_adds_the_waves_of_the_paper_to_the_scaled_embedding():
 
 
 @pytest.mark.parametrize("kind", POSITIONS)
-def test_sequences_of_a_batch_may_stand_at_positions_of_their_own(kind):
+def test_positions_may_differ_between_the_sequences_of_a_batch(kind):
     torch.manual_seed(0)
     position = POSITIONS[kind](CONFIG)
     x, heads = torch.randn(2, 5, 42), torch.randn(2, 3, 5, 14)

@@ -1,12 +1,11 @@
-"""A model made ready for generation: the same function, in fewer and quicker steps.
+"""A copy of a model for generation: the same function, in fewer and faster steps.
 
-    model = for_inference(checkpoint.model)                           # float32: what the model itself gives
-    model = for_inference(checkpoint.model, precision="bfloat16")     # half the weights to read, and less exact
+    model = for_inference(checkpoint.model)                           # float32: the model's own logits
+    model = for_inference(checkpoint.model, precision="bfloat16")     # weights of half the size, less exact
 
-A new token meets every weight once, so that reading the weights is nearly all the work in a large model, and calling
-its many parts in a small one. Here large matrices are laid out as oneDNN wants them, which reads them with all cores,
-and every layer becomes a plain function in the place of a module. The model given keeps its own weights; the copy is
-for running forward only: it neither trains nor has its maps captured.
+Every new token needs every weight once, so that generation spends its time reading weights in a large model and calling
+modules in a small one. Here oneDNN lays out large matrices so that all cores read them, and every layer becomes a plain
+function. The copy only runs forward: it is not for training, nor for capturing attention maps.
 
 Dimensions: I input and O output features.
 """
@@ -26,11 +25,11 @@ from headwise.model.gpt import GPT
 from headwise.model.position import NoPosition
 
 Layer = Callable[[Tensor], Tensor]
-LARGE = 1 << 18  # weights from which on oneDNN's product is quicker, for all that a call of it costs
+LARGE = 1 << 18  # weights from which on oneDNN's product is faster, in spite of what a call of it costs
 
 
 def float32(linear: nn.Linear) -> Layer:
-    """x W^T + b in float32."""
+    """Return x W^T + b as a function, in float32."""
     weight, bias = linear.weight.detach(), linear.bias
     if weight.numel() >= LARGE and has_onednn(weight):
         return onednn(weight, bias)
@@ -38,54 +37,60 @@ def float32(linear: nn.Linear) -> Layer:
 
 
 def bfloat16(linear: nn.Linear) -> Layer:
-    """x W^T + b with x, W, b and the result rounded to bfloat16, 8 bits of precision; the sum is taken in float32."""
+    """Return x W^T + b as a function, with x, W, b and the result rounded to bfloat16, 8 bits of precision; the sum is
+    in float32."""
     weight, bias = linear.weight.detach().bfloat16(), None if linear.bias is None else linear.bias.bfloat16()
-    product: Layer = partial(F.linear, weight=weight, bias=bias)
-    if has_onednn(weight) and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        product = onednn(weight, bias)
+    product = onednn(weight, bias) if has_onednn(weight) else partial(F.linear, weight=weight, bias=bias)
     return lambda x: product(x.bfloat16()).float()
 
 
+# torch has no public function for a product with a matrix that oneDNN has laid out in advance. These are the operators
+# that torch.compile itself uses; tests/generation/test_fast.py fails if a new torch renames or changes them.
+MKLDNN = torch.ops.mkldnn
+
+
 def has_onednn(weight: Tensor) -> bool:
-    """Whether oneDNN can multiply with this matrix."""
-    return weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    """Return whether oneDNN can multiply with this matrix."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return weight.dtype != torch.bfloat16 or MKLDNN._is_mkldnn_bf16_supported()
 
 
 def onednn(weight: Tensor, bias: Tensor | None) -> Layer:
-    """x W^T + b by oneDNN, as torch's own compiler calls it, with W [O, I] laid out for a few rows of x."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
-    return lambda x: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+    """Return x W^T + b as a function that uses oneDNN, with W [O, I] laid out for a few rows of x."""
+    packed = MKLDNN._reorder_linear_weight(weight, 1)
+    return lambda x: MKLDNN._linear_pointwise.default(x, packed, bias, "none", [], "")
 
 
 PRECISIONS = {"float32": float32, "bfloat16": bfloat16}
 
 
 def for_inference(model: GPT, precision: str = "float32") -> GPT:
-    """A copy of the model that shares its weights, or holds them in `precision` (float32, bfloat16), where every
-    layer is the plain function that it is in eval mode. Raises UserError for a precision there is not."""
+    """Return a copy of the model that shares its weights, or has them in `precision` (float32, bfloat16), where every
+    layer is a plain function in eval mode. Raises UserError for an unknown precision."""
     linear = choose("precision", precision, PRECISIONS)
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    quick = copy.deepcopy(model, shared).eval()
+    fast = copy.deepcopy(model, shared).eval()
     with torch.inference_mode():
-        flatten(quick, linear)
-    return quick
+        replace_modules(fast, linear)
+    return fast
 
 
-def flatten(module: nn.Module, linear: Callable[[nn.Linear], Layer]) -> None:
-    """Put in the place of each part of the module the function that it is. Tables and positions stay, since more is
-    asked of them than to be called."""
+def replace_modules(module: nn.Module, linear: Callable[[nn.Linear], Layer]) -> None:
+    """Replace each part of the module by its function. Embeddings and positions remain, since they are not only
+    called."""
     for name, part in module.named_children():
-        flatten(part, linear)
+        replace_modules(part, linear)
         if isinstance(part, nn.ModuleList):
             vars(module)[name] = [each.forward for each in part]
         elif isinstance(part, nn.Linear):
             vars(module)[name] = linear(part)
         elif isinstance(part, nn.Identity | nn.Dropout):
-            vars(module)[name] = unchanged
+            vars(module)[name] = identity
         elif not isinstance(part, nn.Embedding | NoPosition):
             vars(module)[name] = part.forward
 
 
-def unchanged(x: Tensor) -> Tensor:
-    """What dropout is when nothing is trained."""
+def identity(x: Tensor) -> Tensor:
+    """Return x: dropout in eval mode, or a norm that is absent."""
     return x

@@ -1,11 +1,11 @@
 """Text from a model, token by token, as a few small functions.
 
-    sampling = Sampling(temperature=0.8, top_p=0.9)
-    for ids in generate(model, [tokenizer.encode("def "), tokenizer.encode("class ")], 100, sampling, seeds=[1, 2]):
+    texts = [tokenizer.encode("def "), tokenizer.encode("class ")]
+    for ids, logits in generate(model, texts, 100, Sampling(temperature=0.8, top_p=0.9), seeds=[1, 2]):
         ...                                  # one new token for each of the two texts, a hundred times
 
-A model sees block_size tokens. Where a text grows beyond, its oldest half block is forgotten and the rest read anew, so
-that it always sees the last half block at least; window_start says from which token on.
+A model sees block_size tokens. When a text grows longer, its oldest half block leaves the window and the rest is
+computed again, so that the model always sees at least the last half block; window_start gives the first token it sees.
 
 Dimensions: B texts, T tokens, V vocabulary.
 """
@@ -23,109 +23,101 @@ from headwise.generation.sampling import Sampling, draws, sample
 from headwise.model.gpt import GPT
 from headwise.model.kv_cache import KVCache
 from headwise.tokenizer import TextStream, Tokenizer
+from headwise.validation import check_ranges
 
-Heard = Callable[[int, str], None]
-
-
-AT_ONCE = 4096  # texts in one batch, at most
+Steps = Iterator[tuple[Tensor, Tensor]]  # new tokens [B] and the logits [B, V] that they were sampled from
+OnText = Callable[[int, str], None]  # called with the index of a sample and the next part of its text
+MAX_BATCH = 4096  # texts generated at once
 
 
 def window_start(length: int, block_size: int) -> int:
-    """The first of `length` tokens that the model sees: 0 until block_size is full, then half a block further each
-    time."""
+    """Return the first of `length` tokens that the model sees: 0 until block_size is full, then half a block further
+    each time."""
     half = -(-block_size // 2)
     return max(0, -(-(length - block_size) // half)) * half
 
 
 class Context:
-    """Texts that grow, and what a model has computed for them so far, so that nothing is computed twice.
+    """Texts that grow, with a cache of what the model has computed for them.
 
-    context = Context(model, texts, room=100)    # space for 100 more tokens, as far as the model can see them
-    logits = context.read()                      # [B, V] after the last token of each
-    context.add(ids)                             # [B, T] more for each
+    context = Context(model, texts, room=100)    # memory for 100 more tokens, as far as the model sees them
+    logits = context.next_logits()               # [B, V] after the last token of each text
+    context.append(ids)                          # [B, T], more tokens of each
     """
 
     def __init__(self, model: GPT, texts: list[list[int]], room: int):
         self.model, self.texts, self.room = model, [list(text) for text in texts], room
         self.device = model.embedding.weight.device
-        self.forget()
-
-    def forget(self) -> None:
-        """Let go of what was computed; the texts are read again."""
         self.cache: KVCache | None = None
-        self.padding: Tensor | None = None  # [B], tokens before the shorter texts; None: there are none
-        self.unread: Tensor | None = None  # [B, T], tokens that the cache does not hold yet
+        self.padding: Tensor | None = None  # [B], tokens before the shorter texts; None if there are none
+        self.pending: Tensor | None = None  # [B, T], tokens that are not in the cache yet
 
-    def add(self, ids: Tensor) -> None:
-        """Let each text go on by its row of ids [B, T]."""
+    def append(self, ids: Tensor) -> None:
+        """Add the row of ids [B, T] to each text."""
         for text, new in zip(self.texts, ids.tolist(), strict=True):
             text += new
-        self.unread = ids if self.unread is None else torch.cat((self.unread, ids), dim=1)
+        self.pending = ids if self.pending is None else torch.cat((self.pending, ids), dim=1)
 
-    def read(self) -> Tensor:
-        """Logits [B, V] after the last token of each text. Reads what is unread, or, where that is more than the
-        model sees, everything from window_start on."""
-        if self.cache is None or self.unread is None or self.cache.length + self.unread.size(1) > self.cache.size:
-            self.begin()
-        assert self.unread is not None
+    def next_logits(self) -> Tensor:
+        """Return logits [B, V] after the last token of each text. Runs the model over the pending tokens, or, if the
+        window cannot hold these, over all tokens from window_start on."""
+        if self.cache is None or self.pending is None or self.cache.length + self.pending.size(1) > self.cache.size:
+            self.start_window()
+        assert self.pending is not None
         with torch.inference_mode():
-            logits = self.model.last_logits(self.unread, self.padding, self.cache)
-        self.unread = None
+            logits = self.model.last_logits(self.pending, self.padding, self.cache)
+        self.pending = None
         return logits
 
-    def begin(self) -> None:
-        """Make an empty cache, and all that is seen of the texts unread."""
+    def start_window(self) -> None:
+        """Make a new cache, with all tokens in the window pending."""
         block_size = self.model.config.block_size
-        seen = [text[window_start(len(text), block_size) :] for text in self.texts]
-        longest = max(map(len, seen))
-        missing = [longest - len(ids) for ids in seen]
+        windows = [text[window_start(len(text), block_size) :] for text in self.texts]
+        longest = max(map(len, windows))
+        missing = [longest - len(ids) for ids in windows]
         self.padding = torch.tensor(missing, device=self.device) if any(missing) else None
-        rows = [[0] * gap + ids for gap, ids in zip(missing, seen, strict=True)]
-        self.unread = torch.tensor(rows, device=self.device)
-        self.cache = KVCache(self.model.config, len(seen), min(longest + self.room, block_size))
-
-
-def generate(
-    model: GPT, texts: list[list[int]], max_new_tokens: int, sampling: Sampling, seeds: list[int]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """New tokens after the `texts`, one for each at a time: ids [B] and the logits [B, V] they were chosen from, before
-    `sampling` changed them. Text b draws by seeds[b] alone.
-
-    The program's random state is neither used nor changed. The model should be in eval mode, or its dropout takes part;
-    headwise.generation.fast makes a quicker one of it. Raises UserError for wishes that cannot be met.
-    """
-    require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
-    check(max_new_tokens, sampling, seeds)
-    return decode(Context(model, texts, max_new_tokens), max_new_tokens, sampling, seeds)
+        rows = [[0] * n + ids for n, ids in zip(missing, windows, strict=True)]
+        self.pending = torch.tensor(rows, device=self.device)
+        self.cache = KVCache(self.model.config, len(rows), min(longest + self.room, block_size))
 
 
 def check(max_new_tokens: int, sampling: Sampling, seeds: Sequence[int], stop: list[str] | None = None) -> None:
-    """Raise UserError for wishes that cannot be met."""
+    """Raise UserError if an argument of generate or complete is out of range."""
     require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} must be at least 0")
     for seed in seeds:
         require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
     require(all(stop or []), "stop='' is empty; give at least one character")
-    sampling.check()
+    check_ranges(sampling)
 
 
-def decode(
-    context: Context, max_new_tokens: int, sampling: Sampling, seeds: list[int]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loop behind generate. The texts of the context grow."""
+def generate(model: GPT, texts: list[list[int]], max_new_tokens: int, sampling: Sampling, seeds: list[int]) -> Steps:
+    """Return an iterator over max_new_tokens steps: a new token for each text, ids [B], and the logits [B, V] that it
+    was sampled from, before `sampling` changed them. Text b depends on seeds[b], not on the other texts.
+
+    The global random state is neither used nor changed. The model should be in eval mode, or dropout applies;
+    headwise.generation.fast makes a faster one of it. Raises UserError for an argument out of range.
+    """
+    require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
+    check(max_new_tokens, sampling, seeds)
+    return decode_tokens(Context(model, texts, max_new_tokens), max_new_tokens, sampling, seeds)
+
+
+def decode_tokens(context: Context, max_new_tokens: int, sampling: Sampling, seeds: list[int]) -> Steps:
+    """Yield what generate does, and append each new token to the context."""
     device, batch = context.device, len(context.texts)
-    present: Tensor | None = None
+    present: Tensor | None = None  # [B, V], tokens that are in each text
     if sampling.repetition_penalty != 1:
         present = torch.zeros(batch, context.model.config.vocab_size, dtype=torch.bool, device=device)
         for row, text in enumerate(context.texts):
             present[row, text] = True
     numbers = draws(seeds)
     for _ in range(max_new_tokens):
-        logits = context.read()
+        logits = context.next_logits()
         with torch.inference_mode():
             ids = sample(logits, sampling, next(numbers), present)
             if present is not None:
                 present[torch.arange(batch, device=device), ids] = True
-            context.add(ids[:, None])
+            context.append(ids[:, None])
         yield ids, logits
 
 
@@ -148,92 +140,77 @@ def complete(
     sampling: Sampling,
     seeds: Sequence[int],
     stop: list[str],
-    heard: Heard = lambda sample, text: None,
+    on_text: OnText = lambda index, text: None,
 ) -> list[Sample]:
-    """Continue each prompt once for each seed, all in one batch, until a `stop` string, the end of the text or
-    max_new_tokens. heard(i, text) is told at each token what is certain by then of what sample i writes."""
-    require(len(prompts) * len(seeds) <= AT_ONCE, f"more than {AT_ONCE} texts are too many at once; give fewer samples")
+    """Return a continuation of each prompt for each seed, all generated in one batch. A continuation ends at a `stop`
+    string, at the end-of-text token or after max_new_tokens. on_text(i, text) is called with each new part of the text
+    of sample i. Raises UserError for an argument out of range or a prompt that the tokenizer cannot encode."""
+    fits = len(prompts) * len(seeds) <= MAX_BATCH
+    require(fits, f"more than {MAX_BATCH} texts are too many at once; give fewer samples")
     check(max_new_tokens, sampling, seeds, stop)
     samples = [Sample(prompt, seed) for prompt in prompts for seed in seeds]
     texts = [tokenizer.encode(sample.prompt, "the prompt") for sample in samples]
     steps = generate(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
-    write(samples, steps, tokenizer, stop, heard)
+    fill(samples, steps, tokenizer, stop, on_text)
     return samples
 
 
+def fill(samples: list[Sample], steps: Steps, tokenizer: Tokenizer, stop: list[str], on_text: OnText) -> None:
+    """Add tokens, log-probabilities and text from the steps to the samples, until all of them have stopped."""
+    writers = [Writer(tokenizer, stop) for _ in samples]
+
+    def add_text(i: int, text: str) -> None:
+        samples[i].text += text
+        on_text(i, text)
+
+    for ids, logits in steps:
+        logprobs = logits.float().log_softmax(dim=-1).gather(-1, ids[:, None]).squeeze(-1).tolist()
+        for i, (token, logprob) in enumerate(zip(ids.tolist(), logprobs, strict=True)):
+            if not writers[i].stopped:
+                samples[i].tokens.append(token)
+                samples[i].logprobs.append(logprob)
+                add_text(i, writers[i].push(token))
+        if all(writer.stopped for writer in writers):
+            break
+    for i, writer in enumerate(writers):
+        add_text(i, writer.push(None))
+
+
 class Writer:
-    """The text of one sample as its tokens come: whole characters only, and none that a stop string may yet begin with.
+    """The text of one sample from its tokens: in whole characters, without what may be the beginning of a stop string.
 
         writer = Writer(tokenizer, stop=["\\n\\n"])
         text = writer.push(token)          # what is certain by now, perhaps nothing
-        text = writer.finish()             # the rest, if nothing stopped it
+        text = writer.push(None)           # the rest, when no more tokens follow
 
-    `stopped` once a stop string or the end of the text came.
+    `stopped` is True after a stop string, the end-of-text token or None.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: list[str]):
         self.stop, self.end_of_text = stop, tokenizer.end_of_text
         self.stream = TextStream(tokenizer)
-        self.held = ""  # may be the beginning of a stop string
+        self.pending = ""  # may be the beginning of a stop string
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """What the token adds."""
-        if token == self.end_of_text:
-            return self.end()
-        self.held += self.stream.push(token)
-        return self.release()
-
-    def finish(self) -> str:
-        """What is left when no more tokens come."""
-        return "" if self.stopped else self.end()
-
-    def end(self) -> str:
-        """The rest, up to a stop string in it."""
-        self.held += self.stream.finish()
-        text = self.release() + self.held
-        self.held, self.stopped = "", True
-        return text
-
-    def release(self) -> str:
-        """Take what is certain from what is held: up to the first stop string, or all but the beginning of one."""
-        found = [at for at in (self.held.find(stop) for stop in self.stop) if at >= 0]
+    def push(self, token: int | None) -> str:
+        """Return the text that the token makes certain, up to a stop string in it."""
+        if self.stopped:
+            return ""
+        if token is None or token == self.end_of_text:
+            self.stopped = True
+            self.pending += self.stream.finish()
+        else:
+            self.pending += self.stream.push(token)
+        found = [at for at in (self.pending.find(stop) for stop in self.stop) if at >= 0]
+        cut = len(self.pending)
         if found:
-            text, self.held, self.stopped = self.held[: min(found)], "", True
-            return text
-        begun = max((overlap(self.held, stop) for stop in self.stop), default=0)
-        cut = len(self.held) - begun
-        text, self.held = self.held[:cut], self.held[cut:]
+            cut, self.stopped = min(found), True
+        elif not self.stopped:
+            cut -= max((overlap(self.pending, stop) for stop in self.stop), default=0)
+        text, self.pending = self.pending[:cut], self.pending[cut:]
         return text
 
 
 def overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` are the beginning of `stop`."""
+    """Return how many characters at the end of `text` are the beginning of `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def write(
-    samples: list[Sample],
-    steps: Iterator[tuple[Tensor, Tensor]],
-    tokenizer: Tokenizer,
-    stop: list[str],
-    heard: Heard = lambda sample, text: None,
-) -> None:
-    """Put what the steps of generate or decode give into the samples, until all of them have stopped."""
-    writers = [Writer(tokenizer, stop) for _ in samples]
-
-    def tell(i: int, text: str) -> None:
-        samples[i].text += text
-        heard(i, text)
-
-    for ids, logits in steps:
-        chosen = logits.float().log_softmax(dim=-1).gather(-1, ids[:, None]).squeeze(-1).tolist()
-        for i, (token, logprob) in enumerate(zip(ids.tolist(), chosen, strict=True)):
-            if not writers[i].stopped:
-                samples[i].tokens.append(token)
-                samples[i].logprobs.append(logprob)
-                tell(i, writers[i].push(token))
-        if all(writer.stopped for writer in writers):
-            break
-    for i, writer in enumerate(writers):
-        tell(i, writer.finish())

@@ -15,47 +15,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.errors import require
+from headwise.config import key
 
 DRAWN = 256  # random numbers drawn at once
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen, in the order in which it takes effect."""
+    """How the next token is chosen. The filters apply in this order."""
 
-    repetition_penalty: float = 1.0  # above 1: tokens that stand in the text already become less likely
-    temperature: float = 1.0  # below 1: likely tokens become likelier; 0: always the likeliest
-    top_k: int | None = None  # only from so many of the likeliest
-    top_p: float | None = None  # only from the likeliest that have this probability together
-    min_p: float | None = None  # only from those at least so likely as a part of the likeliest
-
-    def check(self) -> None:
-        """Raise UserError for a number that means nothing."""
-        finite = math.isfinite(self.temperature) and self.temperature >= 0
-        require(finite, f"temperature={self.temperature} must be a number of at least 0")
-        require(self.top_k is None or self.top_k >= 1, f"top_k={self.top_k} must be at least 1")
-        require(self.top_p is None or 0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1")
-        require(self.min_p is None or 0 <= self.min_p <= 1, f"min_p={self.min_p} must be between 0 and 1")
-        penalty = self.repetition_penalty
-        require(penalty > 0 and math.isfinite(penalty), f"repetition_penalty={penalty} must be a number above 0")
+    repetition_penalty: float = key(1.0, "above 1: tokens that are in the text already become less likely", above=0)
+    temperature: float = key(1.0, "below 1: likely tokens become more likely; 0: always the most likely", at_least=0)
+    top_k: int | None = key(None, "only from the top_k most likely tokens", at_least=1)
+    top_p: float | None = key(None, "only from the most likely with this probability together", above=0, at_most=1)
+    min_p: float | None = key(None, "only from those min_p times as likely as the most likely", at_least=0, at_most=1)
 
 
 def penalize(logits: Tensor, present: Tensor, penalty: float) -> Tensor:
-    """Logits [B, V] with those of tokens that are `present` [B, V] divided by the penalty where they are positive and
-    multiplied by it where not (Keskar et al. 2019, section 4.1)."""
+    """Return logits [B, V] with those of `present` [B, V] tokens divided by the penalty if positive and multiplied by
+    it if not (Keskar et al. 2019, section 4.1)."""
     return torch.where(present, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """Logits [B, V] with all below the top_k-th largest at minus infinity."""
+    """Return logits [B, V] with all below the top_k-th largest set to minus infinity."""
     least = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
     return logits.masked_fill(logits < least, -math.inf)
 
 
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Logits [B, V] with all but the likeliest that together reach probability top_p at minus infinity (Holtzman et
-    al. 2019)."""
+    """Return logits [B, V] with all set to minus infinity but the most likely ones that together reach probability
+    top_p (Holtzman et al. 2019)."""
     ascending, order = logits.sort()
     unlikely = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     unlikely[..., -1] = False
@@ -63,17 +53,18 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
-    """Logits [B, V] with those less likely than min_p times the likeliest at minus infinity (Nguyen et al. 2024)."""
+    """Return logits [B, V] with those less likely than min_p times the most likely one set to minus infinity (Nguyen
+    et al. 2024)."""
     probabilities = logits.softmax(dim=-1)
     return logits.masked_fill(probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -math.inf)
 
 
 def filtered(logits: Tensor, sampling: Sampling, present: Tensor | None = None) -> Tensor:
-    """Logits [B, V] as `sampling` changes them, at a temperature above 0; `present` [B, V] are in the text already."""
+    """Return logits [B, V] after the filters, for a temperature above 0; `present` [B, V] tokens are penalized."""
     if present is not None:
         logits = penalize(logits, present, sampling.repetition_penalty)
     if sampling.temperature != 1:
-        logits = logits / max(sampling.temperature, 1e-30)  # far below it a float32 would become infinite
+        logits = logits / max(sampling.temperature, 1e-30)  # a smaller divisor would overflow float32
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None:
@@ -84,21 +75,21 @@ def filtered(logits: Tensor, sampling: Sampling, present: Tensor | None = None) 
 
 
 def sample(logits: Tensor, sampling: Sampling, uniform: Tensor, present: Tensor | None = None) -> Tensor:
-    """A token for each row of logits [B, V]: where its number of `uniform` [B], between 0 and 1, falls among the
-    cumulative probabilities. So each text draws by itself, whatever its neighbours are. [B]"""
+    """Return a token [B] for each row of logits [B, V]: where the row's number in `uniform` [B], between 0 and 1, falls
+    among the cumulative probabilities. A text's token depends on its own row and number alone."""
     logits = logits.float()
     if sampling.temperature == 0:
         chosen = logits if present is None else penalize(logits, present, sampling.repetition_penalty)
         return chosen.argmax(dim=-1)
-    exact = torch.float64 if logits.device.type != "mps" else torch.float32  # which has no better
-    reached = filtered(logits, sampling, present).softmax(dim=-1, dtype=exact).cumsum(dim=-1)
-    place = torch.searchsorted(reached, uniform[:, None].to(reached) * reached[:, -1:], right=True)
-    return place.squeeze(-1).clamp(max=logits.size(-1) - 1)
+    exact = torch.float64 if logits.device.type != "mps" else torch.float32  # MPS has no float64
+    cumulative = filtered(logits, sampling, present).softmax(dim=-1, dtype=exact).cumsum(dim=-1)
+    ids = torch.searchsorted(cumulative, uniform[:, None].to(cumulative) * cumulative[:, -1:], right=True)
+    return ids.squeeze(-1).clamp(max=logits.size(-1) - 1)
 
 
 def draws(seeds: list[int]) -> Iterator[Tensor]:
-    """Numbers between 0 and 1, one for each seed at a time, [B]; each seed has a generator of its own."""
+    """Yield numbers between 0 and 1 [B], each from the generator of its own seed."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    while True:  # some at once, which is quicker
+    while True:  # several at once, which is faster
         drawn = [torch.rand(DRAWN, generator=one, dtype=torch.float64) for one in generators]
         yield from torch.stack(drawn, dim=1)
