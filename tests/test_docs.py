@@ -9,6 +9,7 @@ import runpy
 import shlex
 import shutil
 from dataclasses import MISSING
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from headwise.launch import CONFIGS, SCHEMAS
 from headwise.model import attention
 from headwise.training.metrics import METRICS
 from headwise.validation import range_in_words
-from tests.small import ROOT, script_here, small_model
+from tests.small import ROOT, TINY, script_here, small_model
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -186,6 +187,22 @@ def test_inspection_page_lists_every_column():
     page = (ROOT / "docs/inspection.md").read_text()
     missing = [column for column in (*METRICS, *COLUMNS) if f"`{column}`" not in page]
     assert missing == []
+
+
+def test_inspection_page_lists_every_file_of_a_run(tmp_path):
+    flags = [
+        "trainer.max_steps=4",
+        "callbacks.attention.every_n_steps=2",
+        "trainer.val_check_interval=2",
+        "run_dir=run",
+    ]
+    script_here("train", *TINY, "threads=1", *flags, cwd=tmp_path)
+    table = (ROOT / "docs/inspection.md").read_text().split("## The run folder")[1].split("## ")[0]
+    names = re.findall(r"^\| `([^`]+)` \|", table, re.M)
+    patterns = [re.sub("<.*?>", "*", name) + "*" * name.endswith("/") for name in names]
+    files = [str(file.relative_to(tmp_path / "run")) for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert [file for file in files if not any(fnmatch(file, pattern) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(fnmatch(file, pattern) for file in files)] == []
 
 
 # Claims, and the changes that CONTRIBUTING.md describes
