@@ -247,7 +247,7 @@ def test_an_estimate_refuses_what_training_would_refuse(tmp_path):
     (tmp_path / "short.txt").write_text("too short a text " * 3)
     for wrong, message in (
         (["data=files", "data.path=short.txt", "model.block_size=100"], "model.block_size=100 must be below the"),
-        (["callbacks.attention.prompts=[x]", "callbacks.attention.every_n_steps=5"], "prompt_1 ('x') is too short"),
+        (["callbacks.attention.prompts=[x]", "callbacks.attention.every_n_steps=5"], "('x') has fewer than two tokens"),
     ):
         done = script_here("train", *arguments("run", ["estimate=true", *wrong]), cwd=tmp_path, ok=False)
         assert done.returncode == 2

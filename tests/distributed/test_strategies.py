@@ -14,6 +14,7 @@ import torch
 from headwise.config import GPTConfig, TrainConfig
 from headwise.data.sampler import TrainBatches
 from headwise.distributed.estimate import at_once, communication
+from headwise.training.resolve import resolve
 from tests.small import ROOT, arguments, script, script_here, small_model, train
 
 STEPS = ["trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2", "schedule=constant"]
@@ -233,11 +234,11 @@ def test_srun_has_to_say_how_many_processes_are_on_a_node(tmp_path, monkeypatch,
     assert done.stderr == "error: srun: give --ntasks-per-node=N, one for each device of a node\n"
 
 
-def config(strategy, optimizer="adamw"):
+def run_on_three_devices(strategy, optimizer="adamw"):
     made = TrainConfig(model=GPTConfig(vocab_size=23, block_size=29, n_layer=2, n_head=3, n_embd=18))
     made.trainer.strategy, made.optimizer.kind = strategy, optimizer
     made.data.batch_size, made.data.global_batch_size = 5, 30
-    return made
+    return resolve(made, vocab_size=23, n_devices=3, device="cpu")
 
 
 def sent(line):
@@ -248,10 +249,10 @@ def test_what_is_sent_is_that_of_ring_algorithms():
     """By hand: 4 bytes for each parameter; two thirds of them go around in each of three devices' collectives."""
     model = small_model("gpt2")
     size, matrices = 4 * model.n_parameters(), 4 * sum(12 * 18 * 18 for _ in range(2))
-    assert sent(communication(config("ddp"), 3, model)) == pytest.approx(2 * 2 / 3 * size, rel=1e-3)
-    assert sent(communication(config("fsdp"), 3, model)) == pytest.approx(2 * 3 * 2 / 3 * size, rel=1e-3)
+    assert sent(communication(run_on_three_devices("ddp"), model)) == pytest.approx(2 * 2 / 3 * size, rel=1e-3)
+    assert sent(communication(run_on_three_devices("fsdp"), model)) == pytest.approx(2 * 3 * 2 / 3 * size, rel=1e-3)
     both = 2 * 3 * 2 / 3 * size + 2 / 3 * matrices
-    assert sent(communication(config("fsdp", "muon"), 3, model)) == pytest.approx(both, rel=1e-3)
+    assert sent(communication(run_on_three_devices("fsdp", "muon"), model)) == pytest.approx(both, rel=1e-3)
 
 
 def test_an_estimate_of_several_devices_is_of_each(tmp_path):
