@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup train test test-slow lint bench clean
+.PHONY: help setup train test test-slow lint bench docs-pictures clean
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 setup: .venv/dev  ## make .venv with everything that training and development need
 
@@ -26,6 +26,9 @@ lint: .venv/dev  ## check style and types
 bench: .venv/run  ## measure the quickstart against n-gram models, and a step against a plain GPT
 	$(BIN)/python benchmarks/quickstart.py
 	$(BIN)/python benchmarks/step.py
+
+docs-pictures: .venv/run  ## redraw the pictures of the documents (three minutes of training)
+	$(BIN)/python benchmarks/pictures.py
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
