@@ -63,44 +63,43 @@ def read(path: Path, key: str = "checkpoint") -> dict:
     return raw
 
 
-def load(where: str | Path | None = None, key: str = "checkpoint") -> Checkpoint:
-    """Return the checkpoint that `where` names (see find), on the CPU. Raises UserError, naming `key`, if there is none
-    or it cannot be read."""
-    path = find(where, key)
+def load(path_or_name: str | Path | None = None, key: str = "checkpoint") -> Checkpoint:
+    """Return the checkpoint that a path or a name stands for (see find), on the CPU. Raises UserError, naming `key`, if
+    there is none or it cannot be read."""
+    path = find(path_or_name, key)
     if path.is_dir():
         from headwise.huggingface import read_folder
 
         try:
             return read_folder(path)
         except UserError as error:
-            raise UserError(f"{key}={where}: {error}") from error
+            raise UserError(f"{key}={path_or_name}: {error}") from error
     raw = read(path, key)
     ours, weights = raw["headwise"], {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
     model = GPT.from_weights(GPTConfig(**ours["model"]), weights).eval()
     return Checkpoint(path, model, Tokenizer.from_json(ours["tokenizer"]), ours["about"])
 
 
-def find(where: str | Path | None = None, key: str = "checkpoint", runs: str = "runs") -> Path:
-    """Return the .ckpt file or Hugging Face folder that `where` names: itself, the best checkpoint of a run's folder or
-    else its last, or the copy of a model of the Hub. None is the newest run under `runs`."""
-    if where is None:
-        files = sorted(Path(runs).rglob("checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
-        require(bool(files), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
-        where = files[-1].parent.parent
-    where = str(where)
-    path = path_of(where, key)
-    named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", where) and path.suffix != ".ckpt"
+def find(path_or_name: str | Path | None = None, key: str = "checkpoint", runs: str = "runs") -> Path:
+    """Return the .ckpt file or Hugging Face folder that a path or a name stands for: itself, the best checkpoint of a
+    run's folder or else its last, or the copy of a model of the Hub. None is the newest run under `runs`."""
+    if path_or_name is None:
+        saved = sorted(Path(runs).rglob("checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
+        require(bool(saved), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
+        path_or_name = saved[-1].parent.parent
+    given, right = str(path_or_name), "give a run's folder, a .ckpt file or a Hugging Face folder"
+    path = path_of(given, key)
+    named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", given) and path.suffix != ".ckpt"
     if named and not path.exists() and not Path(path.parts[0]).is_dir():
-        path = download(where, key, MODEL_FILES)
-    right = "give a run's folder, a .ckpt file or a Hugging Face folder"
-    require(bool(where) and path.exists(), f"{key}={where} does not exist; {right}")
+        path = download(given, key, MODEL_FILES)
+    require(bool(given) and path.exists(), f"{key}={given} does not exist; {right}")
     if path.is_file() or (path / "config.json").is_file():
         return path
     for name in ("best.ckpt", "last.ckpt"):
         for file in (path / "checkpoints" / name, path / name):
             if file.is_file():
                 return file
-    raise UserError(f"{key}={where} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {right}")
+    raise UserError(f"{key}={given} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {right}")
 
 
 def download(name: str, key: str, wanted: list[str]) -> Path:

@@ -64,6 +64,9 @@ class GPTConfig:
         return ResolvedGPTConfig(**values | {name: n for name, n in defaults.items() if values[name] is None})
 
 
+PRESET_KEYS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=gpt2 or model=qwen3 decides
+
+
 class ResolvedGPTConfig(GPTConfig):
     """A GPTConfig without nulls: what a GPT and its parts are made from."""
 

@@ -20,21 +20,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headwise.checkpoint import Checkpoint
-from headwise.config import GPTConfig, ResolvedGPTConfig
+from headwise.config import PRESET_KEYS, GPTConfig, ResolvedGPTConfig
 from headwise.errors import UserError, require
 from headwise.files import whole_folder, write_text
 from headwise.model.gpt import GPT, empty_init
 from headwise.tokenizer import END_OF_TEXT, read_tokenizer
 from headwise.validation import validate_model
 
-KINDS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what an architecture decides
-
 
 class Layout(NamedTuple):
     """One architecture of `transformers`: what it computes, and the names that it stores it under."""
 
     architecture: str
-    kinds: GPTConfig  # whose KINDS are those of the architecture
+    kinds: GPTConfig  # whose PRESET_KEYS are those of the architecture
     sizes: dict[str, str]  # GPTConfig's name -> theirs in config.json
     defaults: dict[str, Any]  # value of what config.json leaves out
     fixed: dict[str, tuple]  # settings that must have one value, in every spelling, the usual one first
@@ -151,7 +149,7 @@ def layout_of(config: ResolvedGPTConfig) -> Layout:
     """Return the layout that describes this model, or raise UserError with what differs from each."""
     differences = {}
     for name, layout in LAYOUTS.items():
-        needed = {f"model.{kind}": (getattr(layout.kinds, kind), getattr(config, kind)) for kind in KINDS}
+        needed = {f"model.{kind}": (getattr(layout.kinds, kind), getattr(config, kind)) for kind in PRESET_KEYS}
         if "n_kv_head" not in layout.sizes:
             needed["model.n_kv_head"] = config.n_head, config.n_kv_head
         if "head_dim" not in layout.sizes:

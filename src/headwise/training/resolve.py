@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from headwise.config import (
+    PRESET_KEYS,
     CallbacksConfig,
     DataConfig,
     GPTConfig,
@@ -42,7 +43,6 @@ PRECISIONS = {  # float16 is left out: it needs a loss scale, which the optimize
 # Floating-point operations of a run from which on compiling saves more than it costs: about half a minute for a model
 # of four layers, some seconds with a warm cache.
 COMPILE_FROM = {"cpu": 2e13, "cuda": 2e16}
-PRESET_KEYS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=gpt2 or model=qwen3 stands for
 
 
 @dataclass(frozen=True)
