@@ -460,7 +460,7 @@ def test_a_finished_run_says_so_and_another_run_is_not_overwritten(run):
     [
         (["--top-k", "many"], "argument --top-k: invalid int value: 'many'"),
         (["--top-k", "0"], "top_k=0 must be at least 1"),
-        (["--temperature", "-1"], "temperature=-1.0 must be a number of at least 0"),
+        (["--temperature", "-1"], "temperature=-1.0 must be at least 0"),
         (["--seed", "-1"], "seed=-1 must be at least 0"),
         (["--prompt", ""], "the prompt is empty"),
         (["--checkpoint", "nowhere"], "checkpoint=nowhere is neither here nor to be had from the Hub"),
