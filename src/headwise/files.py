@@ -16,7 +16,7 @@ from headwise.errors import UserError, require
 
 
 def path_of(text: str, key: str) -> Path:
-    """A path as a user wrote it, ~ included. `key` is where."""
+    """Return the path that a user wrote, with ~ expanded. Raises UserError, naming `key`, if it cannot be."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -24,21 +24,21 @@ def path_of(text: str, key: str) -> Path:
 
 
 def output_path(text: str, key: str, *endings: str) -> Path:
-    """A file to be written, whose name ends in one of `endings`; checked before there is anything to write."""
+    """Return the path of a file to be written. Raises UserError, naming `key`, if its name does not end in one of
+    `endings` or it could not be written, so that this is known before any work is done."""
     require(bool(text), f"{key}= is empty; give a file's name")
     path = path_of(text, key)
     require(not path.is_dir(), f"{key}={text} is a folder; give a file's name")
     require(path.suffix.lower() in endings, f"{key}={text} must end in {endings[0]}")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
-    require(
-        folder.is_dir() and os.access(folder, os.W_OK), f"{key}={text} cannot be written: {folder} is no such place"
-    )
+    writable = folder.is_dir() and os.access(folder, os.W_OK)
+    require(writable, f"{key}={text} cannot be written: {folder} is not a writable folder")
     return path
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, which becomes `path` when the block ends well and vanishes when not."""
+    """Yield a temporary path to write to: renamed to `path` when the block ends, or removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -49,14 +49,14 @@ def whole(path: Path) -> Iterator[Path]:
             error.filename = str(path)  # the name that the user knows
         raise
     finally:
-        with suppress(OSError):  # where it could not be made it cannot be removed
+        with suppress(OSError):  # its folder may not be writable
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `path` when the block ends well and vanishes when not. Raises
-    OSError if `path` is there by then and not empty."""
+    """Yield a temporary folder to fill: renamed to `path` when the block ends, or removed after an error. Raises
+    OSError if `path` exists and is not empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -73,13 +73,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def leave_no_empty(folder: Path) -> None:
     """Remove a folder if nothing is in it."""
-    with suppress(OSError):  # there is something, or it is not ours to remove
+    with suppress(OSError):  # it is not empty, or belongs to somebody else
         folder.rmdir()
 
 
 @contextmanager
 def claimed(folder: Path, key: str) -> Iterator[None]:
-    """Keep a folder, which `key` names, for this process. Raises UserError if another one that lives has it."""
+    """Lock a folder for this process during the block. Raises UserError, naming `key`, if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".claimed"
     lock = FileLock(file)
@@ -108,7 +108,7 @@ class CsvTable:
         self.path, self.columns = path, columns
 
     def begin(self, step: int) -> None:
-        """Keep the rows of steps up to `step`, as a resumed run has yet to make the others (again)."""
+        """Start the file with its rows up to `step`: a resumed run writes the later ones again."""
         with whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")
             writer.writeheader()
@@ -120,12 +120,12 @@ class CsvTable:
             csv.DictWriter(file, self.columns, restval="").writerows(rows)
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as text, but for one whose writing was cut short. Raises UserError where they are not rows."""
+        """Return all rows, as text, without a last one that is incomplete. Raises UserError if the file is damaged."""
         if not self.path.exists():
             return []
         text = self.path.read_bytes().rpartition(b"\n")[0].decode("utf-8", "replace")
         rows = list(csv.DictReader(text.replace("\0", "?").splitlines()))
         for line, row in enumerate(rows, start=2):
             whole_row = None not in row and None not in row.values() and row.get("step", "").isdecimal()
-            require(whole_row, f"{self.path} is damaged in line {line}; mend that line, or move the file away")
+            require(whole_row, f"{self.path} is damaged in line {line}; repair that line, or move the file away")
         return rows

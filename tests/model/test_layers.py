@@ -7,7 +7,7 @@ import torch
 
 from headwise.config import GPTConfig
 from headwise.model.gpt import Block
-from headwise.model.layers import GELU, MLPS, NORMS, NoMLP, ReLU2, SwiGLU
+from headwise.model.layers import MLPS, NORMS
 from headwise.model.position import NoPosition
 
 CONFIG = GPTConfig(n_embd=21, n_head=3).resolved()
@@ -15,16 +15,16 @@ CONFIG = GPTConfig(n_embd=21, n_head=3).resolved()
 
 def test_feed_forward_networks_compute_their_equations():
     x = torch.randn(2, 5, 21)
-    mlp = GELU(CONFIG)
+    mlp = MLPS["gelu"](CONFIG)
     up = mlp.up(x)
     gelu = 0.5 * up * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (up + 0.044715 * up**3)))
     assert torch.allclose(mlp(x), mlp.down(gelu), atol=1e-6)
-    mlp = SwiGLU(GPTConfig(n_embd=21, n_head=3, mlp="swiglu").resolved())
+    mlp = MLPS["swiglu"](GPTConfig(n_embd=21, n_head=3, mlp="swiglu").resolved())
     gate = mlp.gate(x)
     assert torch.allclose(mlp(x), mlp.down(gate * torch.sigmoid(gate) * mlp.up(x)), atol=1e-6)
-    mlp = ReLU2(CONFIG)
+    mlp = MLPS["relu2"](CONFIG)
     assert torch.allclose(mlp(x), mlp.down(mlp.up(x).clamp(min=0) ** 2), atol=1e-6)
-    assert not NoMLP(CONFIG)(x).any()
+    assert not MLPS["none"](CONFIG)(x).any()
 
 
 def test_a_block_without_feed_forward_is_attention_alone():

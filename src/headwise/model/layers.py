@@ -7,6 +7,8 @@ Dimensions: B batch, T tokens, C = n_embd, N = n_inner.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,37 +30,30 @@ def rms_norm(width: int, config: ResolvedGPTConfig) -> nn.Module:
 NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
 
 
-class TwoLayerMLP(nn.Module):
-    """down(activate(up(x))): x [B, T, C] -> [B, T, C]."""
+def gelu(x: Tensor) -> Tensor:
+    """Return GPT-2's tanh approximation of GELU (Hendrycks & Gimpel 2016)."""
+    if torch.compiler.is_compiling():  # equal, since (1 + tanh(u)) / 2 = sigmoid(2u), and faster when compiled
+        return x * torch.sigmoid(math.sqrt(8 / math.pi) * x * (1 + 0.044715 * x * x))
+    return F.gelu(x, approximate="tanh")
 
-    def __init__(self, config: ResolvedGPTConfig):
+
+def relu2(x: Tensor) -> Tensor:
+    """Return relu(x)^2 (So et al. 2021)."""
+    x = F.relu(x)
+    return x * x  # faster than .square(), whose backward goes through pow
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))): x [B, T, C] -> [B, T, C], with N hidden values for each token."""
+
+    def __init__(self, config: ResolvedGPTConfig, activation: Callable[[Tensor], Tensor]):
         super().__init__()
         self.up = nn.Linear(config.n_embd, config.n_inner, bias=config.bias)
         self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.bias)
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        """Return the activation of each hidden value [B, T, N]."""
-        raise NotImplementedError
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activate(self.up(x)))
-
-
-class GELU(TwoLayerMLP):
-    """down(gelu(up(x))), with GPT-2's tanh approximation of GELU (Hendrycks & Gimpel 2016)."""
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # equal, since (1 + tanh(u)) / 2 = sigmoid(2u), and faster when compiled
-            return hidden * torch.sigmoid(math.sqrt(8 / math.pi) * hidden * (1 + 0.044715 * hidden * hidden))
-        return F.gelu(hidden, approximate="tanh")
-
-
-class ReLU2(TwoLayerMLP):
-    """down(relu(up(x))^2) (So et al. 2021)."""
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        hidden = F.relu(hidden)
-        return hidden * hidden  # faster than .square(), whose backward goes through pow
+        return self.down(self.activation(self.up(x)))
 
 
 class SwiGLU(nn.Module):
@@ -84,4 +79,9 @@ class NoMLP(nn.Module):
         return torch.zeros_like(x)
 
 
-MLPS = {"gelu": GELU, "swiglu": SwiGLU, "relu2": ReLU2, "none": NoMLP}
+MLPS: dict[str, Callable[[ResolvedGPTConfig], nn.Module]] = {
+    "gelu": partial(MLP, activation=gelu),
+    "swiglu": SwiGLU,
+    "relu2": partial(MLP, activation=relu2),
+    "none": NoMLP,
+}
