@@ -287,12 +287,15 @@ def schema_fields(schema: Any, prefix: str = "") -> Iterator[tuple[str, Field]]:
             yield f"{prefix}{one.name}", one
 
 
-def dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+def dotted_keys(config: DictConfig) -> Iterator[str]:
     """Yield every key of a configuration, groups included, as it is written on the command line."""
-    from omegaconf import DictConfig
+    from omegaconf import OmegaConf
 
-    for key in map(str, config):
-        yield f"{prefix}{key}"
-        child = config._get_node(key)
-        if isinstance(child, DictConfig):
-            yield from dotted_keys(child, f"{prefix}{key}.")
+    def walk(values: dict, prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+
+    values: Any = OmegaConf.to_container(config)
+    return walk(values, "")
