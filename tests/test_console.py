@@ -2,12 +2,12 @@
 
 import pytest
 
-from headwise.console import Parser, run
+from headwise.console import Parser, run_command
 from headwise.errors import UserError
 
 
 def parser():
-    made = Parser()
+    made = Parser(prog="headwise generate", description="")
     made.add_argument("--n", type=int, default=0)
     return made
 
@@ -15,7 +15,7 @@ def parser():
 def ending(monkeypatch, main, *arguments):
     monkeypatch.setattr("sys.argv", ["script", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run(main, parser())
+        run_command(main, parser())
     return stop.value.code
 
 
@@ -40,4 +40,4 @@ def test_an_interruption_is_130(monkeypatch):
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("sys.argv", ["script"])
     with pytest.raises(ZeroDivisionError):
-        run(raising(ZeroDivisionError()), parser())
+        run_command(raising(ZeroDivisionError()), parser())

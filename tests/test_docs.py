@@ -5,11 +5,11 @@ import ast
 import doctest
 import json
 import re
-import runpy
 import shlex
 import shutil
 from dataclasses import MISSING
 from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -147,7 +147,7 @@ def test_commands_in_documents_are_accepted(page, monkeypatch):
                 if "=" in argument:
                     check_override(argument)
         else:
-            runpy.run_path(str(ROOT / f"scripts/{name}.py"))["parser"]().parse_args(arguments)
+            import_module(f"headwise.commands.{name}").parser().parse_args(arguments)
 
 
 def row_of(key, field):

@@ -533,7 +533,7 @@ def test_a_session_keeps_what_was_said_in_view(run):
     for wrong in (["--json"], ["--num-samples", "2"], ["--attention", "a.html"], ["--prompt", "a", "b"]):
         refused = script_here("generate", *flags, "--interactive", *wrong, cwd=cwd, ok=False)
         assert refused.returncode == 2
-        assert "--interactive goes on with one text" in refused.stderr
+        assert "--interactive continues one text" in refused.stderr
 
 
 def test_a_prompt_comes_from_a_file_or_from_standard_input(run):
@@ -548,8 +548,8 @@ def test_a_prompt_comes_from_a_file_or_from_standard_input(run):
     for wrong, message in (
         (["--prompt-file", "latin.txt"], "--prompt-file latin.txt is not UTF-8 at byte 3"),
         (["--prompt-file", "absent.txt"], "absent.txt: No such file"),
-        (["--prompt", "a", "--prompt-file", "prompt.txt"], "give --prompt TEXT or --prompt-file FILE, one of them"),
-        ([], "give --prompt TEXT or --prompt-file FILE, one of them"),
+        (["--prompt", "a", "--prompt-file", "prompt.txt"], "give one of --prompt TEXT and --prompt-file FILE"),
+        ([], "give one of --prompt TEXT and --prompt-file FILE"),
     ):
         refused = script_here("generate", *flags, *wrong, cwd=cwd, ok=False)
         assert refused.returncode == 2

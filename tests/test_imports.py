@@ -21,6 +21,8 @@ distributed.strategies
 training.clock training.schedules training.optimizers training.lightning_module training.loggers training.metrics
 training.resolve training.resume training.callbacks training.summary distributed.estimate training.build training.train
 config_errors sweep.multirun launch sweep.rows sweep.page sweep.report sweep.space sweep.study
+commands.train commands.prepare commands.generate commands.evaluate commands.attention commands.export commands.sweep
+commands.main
 """.split()  # noqa: SIM905
 DEFERRED = {  # (module, imported later inside a function): why
     ("checkpoint", "huggingface"): "needed for a Hugging Face folder only",
@@ -71,6 +73,9 @@ def test_packages_import_nothing(file):
     ("module", "heavy"),
     [
         ("headwise.launch", "torch"),
+        ("headwise.commands.train", "torch"),
+        ("headwise.commands.generate", "torch"),
+        ("headwise.commands.main", "hydra"),
         ("headwise.checkpoint", "lightning"),
         ("headwise.evaluation", "lightning"),
         ("headwise.generation.generate", "hydra"),

@@ -80,5 +80,54 @@ def test_help_keys_lists_every_key_with_its_value_meaning_and_range(tmp_path):
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
-def test_the_configs_are_where_the_scripts_look():
+def test_configs_are_found():
     assert (CONFIGS / "train.yaml").is_file()
+
+
+@pytest.fixture
+def own_groups(tmp_path):
+    """A folder of a user's own groups, with characters that Hydra's grammar gives a meaning."""
+    folder = tmp_path / "my groups, 'a'"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment/mine.yaml").write_text("# @package _global_\nmodel: {n_embd: 130}\nseed: 29\n")
+    return str(folder)
+
+
+def test_config_dir_adds_choices_to_the_groups(tmp_path, own_groups):
+    """In any place among the arguments. The sizes in mine.yaml do not go together, which shows that it is read."""
+    message = "model.n_embd=130 is not divisible by n_head=4"
+    for command, flags in (("train", ["experiment=mine", "--config-dir", own_groups, "seed=1"]), ("sweep", [])):
+        given = flags or ["-cd", own_groups, "experiment=mine", "sweep.n_trials=1", "sweep.space={seed: [1]}"]
+        result = script_here(command, *given, cwd=tmp_path, ok=False)
+        assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
+    several = ["experiment=mine", "seed=1,2", "--config-dir", own_groups, "-m", "run_dir=out"]
+    assert f"error: run 1: {message}" in script_here("train", *several, cwd=tmp_path, ok=False).stderr
+    prepare = ["-cd", own_groups, "data=files", "data.path=none"]
+    assert "data.path=none names no file" in script_here("prepare_data", *prepare, cwd=tmp_path, ok=False).stderr
+
+
+def test_config_dir_is_known_to_help(tmp_path, own_groups):
+    groups = script_here("train", "--help", "--config-dir", own_groups, cwd=tmp_path).stdout
+    assert "induction, mine, quickstart" in groups
+    keys = script_here("train", "--config-dir", own_groups, "--help", "keys", "experiment=mine", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in keys.splitlines() if line.startswith("seed=")] == ["seed=29"]
+
+
+def test_config_dir_that_does_not_exist_is_one_line_and_exit_code_2(tmp_path):
+    result = script_here("train", "--config-dir", "nowhere", cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    expected = "error: --config-dir nowhere is not a folder; give one with groups such as experiment/\n"
+    assert result.stderr == expected
+
+
+def test_config_dir_without_a_value_is_one_line_and_exit_code_2(tmp_path):
+    result = script_here("train", "--config-dir", cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: argument --config-dir/-cd: expected one argument; --help lists every flag\n"
+
+
+def test_choice_that_is_in_no_folder_is_answered_with_those_of_both(tmp_path, own_groups):
+    result = script_here("train", "--config-dir", own_groups, "experiment=mien", cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: experiment=mien is none of ")
+    assert "did you mean mine?" in result.stderr

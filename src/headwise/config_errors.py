@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -58,9 +57,9 @@ def key_of_path(config: DictConfig, file: str) -> str:
     return file
 
 
-def composition_error(error: Exception, schema: type, arguments: list[str] | None = None) -> str:
-    """Return what Hydra or OmegaConf say about a wrong key, type or choice, in one line with the nearest right one. The
-    arguments are by default those of the command line."""
+def composition_error(error: Exception, schema: type, overrides: list[str]) -> str:
+    """Return what Hydra or OmegaConf say about a wrong key, type or choice in the overrides, in one line with the
+    nearest right one."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is none of {', '.join(error.options)}{did_you_mean(choice, error.options)}"
@@ -86,8 +85,7 @@ def composition_error(error: Exception, schema: type, arguments: list[str] | Non
     known = list(dotted_keys(OmegaConf.structured(schema)))
     if key not in known:
         return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
-    all_given = sys.argv[1:] if arguments is None else arguments
-    given = [argument for argument in all_given if argument.startswith(f"{key}=")]
+    given = [override for override in overrides if override.startswith(f"{key}=")]
     return f"{(given or [key])[-1]} must be {expected(key, schema)}"
 
 

@@ -1,8 +1,8 @@
-"""From the command line to a task's configuration, by Hydra; whatever is wrong with it is said in one line.
+"""From the command line to the configuration of a command, by Hydra. Each error is one line.
 
-    launch(main, "train", about=__doc__)        # in scripts/train.py
+    launch(run, "train", about=__doc__)        # in commands/train.py
 
-Torch is not imported here, so --help answers at once.
+Torch is not imported here, so that --help takes less than a second.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from headwise.config import PrepareConfig, SweepConfig, TrainConfig, schema_fields
 from headwise.config_errors import check_keys, check_old_names, composition_error, task_error
-from headwise.console import fail, say
+from headwise.console import Parser, fail, prepare_streams, say
 from headwise.distributed.processes import PATIENCE, agreed, end_with_parent, rank, started
-from headwise.errors import require
+from headwise.errors import UserError, require
 from headwise.files import leave_no_empty
-from headwise.sweep.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end
+from headwise.sweep.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end, quoted
 from headwise.validation import range_in_words, validate
 
-# Hydra warns of it, but our launchers are named as theirs on purpose.
+# Hydra warns about config files that are named as a schema is, as those of our launchers are.
 warnings.filterwarnings("ignore", message="[\\s\\S]*validated against ConfigStore schema")
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "prepare": PrepareConfig, "sweep": SweepConfig}  # configs/<name>.yaml
+PACKAGE = Path(__file__).parent
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parents[1] / "configs"  # or a checkout's
 
 
 def new_run_folder(resume: str | None, experiment: str | None) -> str:
-    """Where a run goes when run_dir is not given: where the run to resume is, or a folder named by the time."""
+    """Return the run_dir of a run that is not given one: that of the run to resume, or a new folder named by the
+    time."""
     if resume and resume != "auto":
         path = Path(resume)
         folder = path.parent if path.suffix == ".ckpt" else path
@@ -54,17 +56,16 @@ def new_run_folder(resume: str | None, experiment: str | None) -> str:
         if found:
             return str(found[-1].parent.parent)
     folder = runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    twins = (folder.with_name(f"{folder.name}_{i}") for i in range(2, 1000))
-    return str(next(path for path in (folder, *twins) if not path.exists()))
+    others = (folder.with_name(f"{folder.name}_{i}") for i in range(2, 1000))
+    return str(next(path for path in (folder, *others) if not path.exists()))
 
 
 def register() -> None:
-    """Tell Hydra the schemas and the resolver that the configurations lean on."""
-
-    folders: dict[str | None, str] = {}  # one for all jobs of -m, though each asks
+    """Register the schemas and the resolver of run_dir, which the files of configs/ use."""
+    folders: dict[str | None, str] = {}  # one for all jobs of -m, each of which resolves it
 
     def resolve(resume: str | None, *, _root_: DictConfig) -> str:
-        if resume not in folders:  # before the jobs of -m, only the root knows Hydra's part; in a job, only HydraConfig
+        if resume not in folders:  # Hydra's own part is in the root before the jobs of -m, and in HydraConfig in a job
             hydra_part: Any = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
             experiment = hydra_part.runtime.choices.experiment
             folders[resume] = agreed("run_dir", lambda: new_run_folder(resume, experiment))
@@ -78,74 +79,120 @@ def register() -> None:
     OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
 
+def compose(config_name: str, overrides: list[str], config_dir: str | None = None) -> DictConfig:
+    """Return the configuration that overrides and the groups in config_dir give, without running a job. Raise UserError
+    for wrong ones."""
+    register()
+    try:
+        check_old_names(overrides)
+        more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"] if config_dir else []
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra.compose(config_name, [*more, *overrides], return_hydra_config=True)
+            if "run_dir" in config:
+                config.run_dir = str(config.run_dir)  # resolve it while Hydra's part is there
+    except Exception as error:
+        raise UserError(composition_error(error, SCHEMAS[config_name], overrides)) from error
+    with open_dict(config):
+        del config.hydra
+    return config
+
+
+def check_config(config: DictConfig, schema: type) -> None:
+    """Raise UserError for unknown keys, wrong types, and values that validate refuses."""
+    check_keys(config, schema)
+    typed: Any = OmegaConf.to_object(config)
+    validate(typed)
+
+
 @dataclass
 class Job:
-    """A task as Hydra runs it: it ends with one line for wrong input, and in a multirun does not end the other runs."""
+    """A command as Hydra runs it. Wrong input is one line, and in a multirun does not end the other runs."""
 
     task: Callable[[DictConfig], None]
     schema: type
+    command: list[str]  # sys.argv as the user gave it
     composed: bool = False  # whether the command line gave a configuration
 
     def run(self, config: DictConfig) -> None:
         """Check the configuration and run the task."""
         self.composed = True
+        sys.argv = self.command  # with which Lightning and the sweep start further processes
         if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would outlive its parent
             end_with_parent()
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            check_keys(config, self.schema)
-            typed: Any = OmegaConf.to_object(config)
-            validate(typed)
+            check_config(config, self.schema)
             (folder / ENDED).unlink(missing_ok=True)
             self.task(config)
         except Exception as error:
-            line, code = task_error(error, config)
+            message, code = task_error(error, config)
             if HydraConfig.get().mode == RunMode.MULTIRUN and not rank():
                 if code is None:
                     traceback.print_exc()
-                print(f"error: run {folder.name}: {line}", file=sys.stderr)
+                print(f"error: run {folder.name}: {message}", file=sys.stderr)
                 if code != 2 or not (folder / "config.yaml").exists():  # wrong input does not end a run that exists
-                    note_end(folder, list(HydraConfig.get().overrides.task), "failed", line, code)
+                    note_end(folder, list(HydraConfig.get().overrides.task), "failed", message, code)
             elif code is None:
                 raise
             else:
-                stop(line, code)
+                stop(message, code)
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
             if "run_dir" in config:
-                leave_no_empty(Path(HydraConfig.get().runtime.output_dir or "."))  # which Hydra has made
+                leave_no_empty(folder)  # which Hydra has made
+
+
+def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:
+    """Return the flags, in any place among the arguments, and the other arguments, which are for Hydra."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-dir", "-cd", metavar="DIR")
+    try:
+        flags, others = parser.parse_known_args(arguments)
+        found = flags.config_dir is None or Path(flags.config_dir).is_dir()
+        require(found, f"--config-dir {flags.config_dir} is not a folder; give one with groups such as experiment/")
+    except UserError as error:
+        fail(str(error))
+    return flags, others
 
 
 def launch(
-    task: Callable[[DictConfig], None], config_name: str, about: str, after: Callable[[Path], None] | None = None
+    task: Callable[[DictConfig], None],
+    config_name: str,
+    about: str,
+    arguments: list[str] | None = None,
+    after: Callable[[Path], None] | None = None,
 ) -> None:
-    """Run `task` with the configuration that the command line composes. Wrong input: one line, exit code 2. `about`
-    is what --help prints first; `after` gets the folder of a multirun when all its runs have ended."""
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print_help(config_name, about, [argument for argument in arguments if not argument.startswith("-")])
+    """Run `task` with the configuration that the arguments compose, by default those of the command line. Wrong input:
+    one line, exit code 2. `about` is the first part of --help; `after` gets the folder of a multirun after its runs."""
+    prepare_streams()
+    flags, overrides = parse_flags(sys.argv[1:] if arguments is None else arguments)
+    if flags.help:
+        print_help(config_name, about, overrides, flags.config_dir)
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the error is printed in one line here
     register()
     Multirun.folder = None
-    multirun = [flag for flag in arguments if flag in ("-m", "--multirun")]
-    sys.argv[1:] = multirun + [argument for argument in arguments if argument not in multirun]  # in any place
-    job = Job(task, SCHEMAS[config_name])
+    job = Job(task, SCHEMAS[config_name], sys.argv)
+    own_groups = ["--config-dir", flags.config_dir] if flags.config_dir else []
+    sys.argv = [sys.argv[0], *["-m"] * flags.multirun, *own_groups, *overrides]  # Hydra wants its flags first
     try:
-        check_arguments(config_name, arguments, bool(multirun))
+        check_arguments(config_name, overrides, flags.multirun)
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job.run)()
     except KeyboardInterrupt:  # while the jobs were in other processes
         if Multirun.folder:
             say(f"interrupted; the same command with resume=auto run_dir={Multirun.folder} continues")
         sys.exit(130)
-    except BrokenExecutor as error:  # of joblib: out of memory, say
+    except BrokenExecutor as error:  # joblib's, for example because memory ran out
         fail(f"a run's process died ({str(error).splitlines()[0]}); the same command with resume=auto continues", 1)
     except Exception as error:
         if job.composed:
             raise
-        stop(composition_error(error, job.schema))  # whatever goes wrong this early comes from the command line
+        stop(composition_error(error, job.schema, overrides))  # an error this early is about the command line
     finally:
+        sys.argv = job.command
         folder, Multirun.folder = Multirun.folder, None
         if folder:
             leave_no_bare_multirun(folder)
@@ -153,9 +200,9 @@ def launch(
         after(folder)
 
 
-def check_arguments(config_name: str, arguments: list[str], multirun: bool) -> None:
-    """Raise UserError for arguments with names of version 0.1, and for a sweep that cannot run as one."""
-    check_old_names(arguments)
+def check_arguments(config_name: str, overrides: list[str], multirun: bool) -> None:
+    """Raise UserError for names of version 0.1, and for a sweep that is started in a way that it does not support."""
+    check_old_names(overrides)
     if config_name == "sweep":
         together = started()
         require(not multirun, "-m is for train; what varies in a sweep is in sweep.space")
@@ -165,30 +212,22 @@ def check_arguments(config_name: str, arguments: list[str], multirun: bool) -> N
 
 
 def stop(message: str, code: int = 2) -> NoReturn:
-    """Print what is wrong and exit. Of several processes the first prints first: where all have the same error, the
-    others end with it, so that it is printed once."""
+    """Print what is wrong and exit. Where all processes of a run have the same error, the first prints it and ends the
+    others before they print it as well."""
     if rank():
         time.sleep(PATIENCE)
         message = f"process {rank()}: {message}"
     fail(message, code)
 
 
-def compose_for_help(config_name: str, overrides: list[str]) -> DictConfig:
-    """Return the configuration with these overrides. Exits with one line for wrong ones."""
-    try:
-        check_old_names(overrides)
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra.compose(config_name, overrides)
-    except Exception as error:
-        fail(composition_error(error, SCHEMAS[config_name]))
-
-
-def print_help(config_name: str, about: str, words: list[str]) -> None:
+def print_help(config_name: str, about: str, words: list[str], config_dir: str | None) -> None:
     """Print the help: `about` and the choices of each group, or with the word `keys` every key with its value, its
     meaning and its range. (Hydra's own help takes a second longer.)"""
-    register()
     if "keys" in words:
-        config = compose_for_help(config_name, [word for word in words if word != "keys"])
+        try:
+            config = compose(config_name, [word for word in words if word != "keys"], config_dir)
+        except UserError as error:
+            fail(str(error))
         for key, one in schema_fields(SCHEMAS[config_name]()):
             value = OmegaConf.select(config, key) if key != "run_dir" else "runs/<experiment>/<date>_<time>"
             value = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
@@ -196,9 +235,9 @@ def print_help(config_name: str, about: str, words: list[str]) -> None:
             limits = f"; {range_in_words(bounds)}" if bounds else ""
             print(f"{f'{key}={value}':<44} {one.metadata['meaning']}{limits}")
         return
-    asked = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
-    folders = [folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir() and f"- {folder.name}: " in asked]
     print(f"{about.rstrip()}\n\nGroups, as group=name:\n")
-    for folder in folders:
-        print(f"  {folder.name:<11} {', '.join(sorted(file.stem for file in folder.glob('*.yaml')))}")
+    defaults = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
+    for group in sorted(folder.name for folder in CONFIGS.iterdir() if f"- {folder.name}: " in defaults):
+        files = [file for root in (CONFIGS, config_dir) if root for file in (Path(root) / group).glob("*.yaml")]
+        print(f"  {group:<11} {', '.join(sorted({file.stem for file in files}))}")
     print("\n--help keys lists every key with its value and its meaning; with group=name, the values that it gives.")

@@ -155,7 +155,7 @@ def test_fifty_steps_on_several_devices_are_fifty_on_one(tmp_path, strategy, dev
 
 
 BROKEN = """
-import os, sys
+import os
 if os.environ.get("LOCAL_RANK") == "1":
     from headwise.errors import UserError
     from headwise.training import callbacks
@@ -165,17 +165,16 @@ if os.environ.get("LOCAL_RANK") == "1":
             raise UserError("the disk of this device is full")
 
     callbacks.ProgressBar.on_train_batch_end = broken
-sys.path.insert(0, {scripts!r})
-from train import main
-from headwise.launch import launch
-launch(main, "train", "")
+
+from headwise.commands.train import main
+main()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_an_error_of_one_process_ends_all_with_one_line(tmp_path, strategy):
-    (tmp_path / "broken.py").write_text(BROKEN.format(scripts=str(ROOT / "scripts")))
+    (tmp_path / "broken.py").write_text(BROKEN)
     steps = [*STEPS, f"trainer={strategy}", "trainer.devices=2", "data.batch_size=6", "trainer.max_steps=9"]
     command = [sys.executable, "broken.py", *arguments("run", steps)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)

@@ -1,0 +1,37 @@
+"""The command `headwise`, which runs one of the other modules here.
+
+headwise train model.n_layer=2        # headwise.commands.train.main(["model.n_layer=2"])
+"""
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+from headwise.console import fail
+from headwise.errors import did_you_mean
+
+COMMANDS = {
+    "train": "train a model and record its attention",
+    "prepare": "tokenize a text and print what is in it",
+    "generate": "continue a prompt",
+    "evaluate": "measure how well a model predicts a text",
+    "attention": "show what each attention head does with a prompt",
+    "export": "write a model as a Hugging Face folder",
+    "sweep": "search for the best configuration",
+}
+
+
+def main() -> None:
+    """Run the command that the first argument names with the other arguments."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: headwise COMMAND ...\n")
+        for command, meaning in COMMANDS.items():
+            print(f"  {command:<11} {meaning}")
+        print("\nheadwise COMMAND --help describes one of them; headwise --version prints the version.")
+    elif name == "--version":
+        print(f"headwise {version('headwise')}")
+    elif name in COMMANDS:
+        import_module(f"headwise.commands.{name}").main(arguments)
+    else:
+        fail(f"{name} is not a command of headwise{did_you_mean(name, COMMANDS)}; headwise --help lists them")
