@@ -62,8 +62,8 @@ def test_a_grid_of_which_nothing_can_be_trained_leaves_nothing(tmp_path):
 
 def test_a_grid_is_refused_where_it_cannot_be_what_is_meant_and_nothing_is_touched(tmp_path):
     for held, wrong, message in (
-        ("0", ["seed=5,7"], "run_dir=out already holds runs; resume=auto goes on with them"),
-        ("study", ["seed=5,7"], "run_dir=out holds a search of scripts/sweep.py; give another run_dir"),
+        ("0", ["seed=5,7"], "run_dir=out already holds runs; give resume=auto to continue them, or another run_dir"),
+        ("study", ["seed=5,7"], "run_dir=out holds a search of headwise sweep; give another run_dir"),
         ("other", ["seed=5,7,5"], "-m: two of the runs are the same: seed=5; leave one out"),
     ):
         folder = tmp_path / held / "out"

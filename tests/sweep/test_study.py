@@ -1,320 +1,84 @@
-"""The search: what fails is survived, what is killed is gone on with, and no trial is lost or done twice."""
-
-import json
-import random
-import signal
-import time
+"""The study that processes share: each trial belongs to one process until it is done or its process dies."""
 
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from optuna.pruners import NopPruner
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
+from headwise.errors import UserError
 from headwise.launch import CONFIGS, register
-from headwise.sweep.space import read_space
-from headwise.sweep.study import Sweep, open_study
-from tests.read_wandb import records, wait_until_complete
-from tests.sweep.small import start_sweep, sweep_here, table
+from headwise.sweep.space import grid, read_space
+from headwise.sweep.study import open_study
 
 LR = "sweep.space={optimizer.lr: {low: 1e-3, high: 1e-1, log: true}}"
-OWN = ["sweep=own", LR]
 
 
-def trials(folder):
-    """Those of the study, in the order of their numbers."""
-    storage = JournalStorage(JournalFileBackend(str(folder / "study/journal.log")))
-    return optuna.load_study(study_name="sweep", storage=storage).trials
-
-
-def proposals(folder):
-    return [(row["run"], row["optimizer.lr"]) for row in table(folder)]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Five trials, never interrupted."""
-    cwd = tmp_path_factory.mktemp("whole")
-    return cwd / "out", sweep_here(cwd, "out", *OWN, "sweep.n_trials=5", "sweep.pruner=none")
-
-
-def test_a_search_in_which_every_trial_fails_ends_with_1_and_says_why(tmp_path):
-    wrong = ["sweep=own", "sweep.space={optimizer.lr: [1e29, 1e30]}"]
-    result = sweep_here(tmp_path, "out", *wrong, ok=False)
-    assert result.returncode == 1
-    assert "error: all 2 trials failed; trial 0: the training diverged by step" in result.stderr
-    assert "trial 1: failed" in result.stderr
-
-
-def test_a_search_is_refused_where_a_grid_is(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/multirun.yaml").write_text("kept")
-    result = sweep_here(tmp_path, "out", *OWN, ok=False)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: run_dir=out holds the runs of train.py -m; give another run_dir\n"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["multirun.yaml"]
-
-
-def test_a_sweep_ends_with_its_table_and_names_the_best(whole):
-    folder, result = whole
-    rows = table(folder)
-    assert [row["run"] for row in rows] == list("01234")
-    assert {row["state"] for row in rows} == {"complete"}
-    for row in rows:
-        summary = json.loads((folder / row["run"] / "summary.json").read_text())
-        assert float(row["val_loss"]) == summary["val_loss"]
-        assert f"optimizer.lr={row['optimizer.lr']}" in summary["overrides"]
-        assert (row["steps"], row["folder"]) == ("6", f"out/{row['run']}")
-    best = min(rows, key=lambda row: float(row["val_loss"]))
-    assert f"best             run {best['run']}, validation loss {float(best['val_loss']):.4f}" in result.stdout
-    assert result.stdout.split().index(best["run"]) < 12  # the first row of the table
-    assert f"5 of 5 trials, best {float(best['val_loss']):.4f} in {best['run']}" in result.stderr
-    assert [float(row["val_loss"]) for row in rows] == [trial.value for trial in trials(folder)]
-    assert not list(folder.rglob("*.part"))
-
-
-def test_a_run_of_the_same_values_has_the_same_loss_as_a_trial(whole, tmp_path):
-    from tests.small import script_here
-    from tests.sweep.small import TINIEST
-
-    row = table(whole[0])[3]
-    script_here("train", *TINIEST, f"optimizer.lr={row['optimizer.lr']}", "run_dir=one", cwd=tmp_path)
-    assert json.loads((tmp_path / "one/summary.json").read_text())["val_loss"] == float(row["val_loss"])
-
-
-def test_a_finished_sweep_does_nothing_more_unless_it_gets_more_trials(whole):
-    folder, _ = whole
-    before = {file: file.stat().st_mtime_ns for file in folder.rglob("metrics.csv")}
-    again = sweep_here(folder.parent, "out", *OWN, "sweep.n_trials=5", "sweep.pruner=none")
-    assert "5 of 5 trials are done; going on" in again.stderr
-    assert {file: file.stat().st_mtime_ns for file in folder.rglob("metrics.csv")} == before
-    assert "best             run" in again.stdout
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["sweep.n_trials=5", "model.n_embd=16"], "model.n_embd=16 differs from 8: run_dir=out holds another sweep"),
-        (["sweep.sampler=random"], "sweep.sampler=random differs from tpe"),
-        (["sweep.space={seed: [1, 2]}"], "sweep.space.seed=[1, 2] differs from None"),
-        (["optimizer.lr=0.1"], "optimizer.lr=0.1: sweep.space varies optimizer.lr; leave one of them out"),
-        (["resume=auto"], "resume=auto continues a single run"),
-        (["data=files", "data.path=absent"], "data.path=absent names no file"),
-        (["sweep.space={model.norm: [rmsnrm, layernorm]}"], "model.norm=rmsnrm is none of layernorm, rmsnorm; did you"),
-        (["sweep.space={model.head_dim: [few, 2]}"], "model.head_dim=few must be a whole number"),
-        (["sweep.n_trails=3"], "sweep.n_trails is not a key of the configuration; did you mean sweep.n_trials?"),
-        (["sweep.pruner=halve"], "sweep.pruner=halve is none of halving, none; did you mean halving?"),
-        (["sweep.storage=out"], "sweep.storage=out is a folder"),
-        (["sweep.n_jobs=-1"], "sweep.n_jobs=-1 must be at least 0"),
-        (["-m"], "-m is for train; what varies"),
-    ],
-)
-def test_another_sweep_and_wrong_words_are_refused_in_one_line(whole, change, message):
-    folder, _ = whole
-    before = (folder / "study/journal.log").read_bytes()
-    result = sweep_here(folder.parent, "out", *OWN, "sweep.pruner=none", *change, ok=False)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"error: {message}")
-    assert result.stderr.count("\n") == 1
-    assert (folder / "study/journal.log").read_bytes() == before
-
-
-def test_wrong_words_leave_nothing_behind(tmp_path):
-    result = sweep_here(tmp_path, "out", "sweep=own", "sweep.space={optimizer.lrr: [1, 2]}", ok=False)
-    assert result.returncode == 2
-    assert result.stderr == (
-        "error: sweep.space: optimizer.lrr is not a key of the configuration; did you mean optimizer.lr?\n"
-    )
-    assert not list(tmp_path.iterdir())
-
-
-def test_trials_that_fail_are_recorded_and_the_others_go_on(tmp_path):
-    """One diverges, one cannot be built together with the other key's value, two are well."""
-    space = "sweep.space={optimizer.lr: [1e-2, 1e30], model.head_dim: [3, 4], model.position: [rotary, learned]}"
-    result = sweep_here(tmp_path, "out", "sweep=own", space, "sweep.pruner=none", "optimizer=adamw")
-    rows = table(tmp_path / "out")
-    assert len(rows) == 8
-    for row in rows:
-        if (row["model.head_dim"], row["model.position"]) == ("3", "rotary"):
-            assert (row["state"], row["val_loss"]) == ("failed", "")
-            assert row["why"] == "model.position=rotary rotates pairs of features, but the head's width is odd: 3"
-        elif row["optimizer.lr"] == "1e+30":
-            assert row["state"] == "failed"
-            assert "diverged by step" in row["why"]
-        else:
-            assert row["state"] == "complete"
-    assert "Traceback" not in result.stderr
-    assert [trial.state.name for trial in trials(tmp_path / "out")].count("FAIL") == 5
-    assert "3 complete" in (tmp_path / "out/sweep.html").read_text()
-
-
-def test_bad_trials_are_ended_early_and_good_ones_are_not(tmp_path):
-    """Two rates that learn nothing after one that does: halving at 2 and 4 of 6 steps keeps the best."""
-    space = "sweep.space={optimizer.lr: [3e-2, 1e-6, 1e-7]}"
-    still = ["optimizer=adamw", "sweep.reduction_factor=2", "logger=wandb"]
-    sweep_here(tmp_path, "out", "sweep=own", space, *still)
-    rows = table(tmp_path / "out")
-    assert [(row["state"], row["steps"]) for row in rows] == [("complete", "6"), ("pruned", "2"), ("pruned", "2")]
-    assert rows[1]["why"] == "at step 2 of 6"
-    told = trials(tmp_path / "out")[1]
-    assert list(told.intermediate_values) == [2]
-    assert float(rows[1]["val_loss"]) == told.value == told.intermediate_values[2]
-    assert (tmp_path / "out/1/checkpoints/last.ckpt").exists()
-    for number, rate in enumerate(("0.03", "1e-06", "1e-07")):
-        (log,) = (tmp_path / "out" / str(number)).glob("wandb/offline-run-*/*.wandb")
-        found = list(records(wait_until_complete(log)))
-        run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
-        assert (run.run_group, run.display_name) == ("out", f"{number} lr={rate}")
-        assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [0]  # pruned is no failure
-
-
-def kill_at(process, when):
-    """SIGKILL once `when` holds, or when the process has ended by itself."""
-    while process.poll() is None and not when():
-        time.sleep(0.01)
-    process.kill()
-    return process.wait()
-
-
-def test_a_killed_sweep_goes_on_with_the_trial_it_was_at(whole, tmp_path):
-    """Killed within its second trial, after a checkpoint: the same trials with the same losses as never interrupted."""
-    wanted = [*OWN, "sweep.n_trials=5", "sweep.pruner=none"]
-    process = start_sweep(tmp_path, "out", *wanted)
-    folder = tmp_path / "out"
-    assert kill_at(process, (folder / "1/checkpoints/last.ckpt").exists) == -9
-    killed = trials(folder)
-    assert [trial.state.name for trial in killed][:1] == ["COMPLETE"]
-    sweep_here(tmp_path, "out", *wanted)
-    assert proposals(folder) == proposals(whole[0])
-    assert [row["val_loss"] for row in table(folder)] == [row["val_loss"] for row in table(whole[0])]
-    assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 5
-    assert [list(trial.intermediate_values) for trial in trials(folder)] == [[2, 4, 6]] * 5
-
-
-def test_a_trial_whose_process_dies_again_and_again_is_given_up(whole, tmp_path):
-    """Three claims on the first trial, whose processes never came back, then the rest."""
-    from shutil import copytree
-
-    folder = tmp_path / "out"
-    copytree(whole[0], folder)
-    journal = folder / "study/journal.log"
-    kept = []
-    for line in journal.read_text().splitlines():  # up to the first trial's start, whose number of starts we forge
-        entry = json.loads(line)
-        if entry.get("user_attr", {}).get("starts"):
-            kept.append(json.dumps(entry | {"user_attr": {"starts": 3}}))
-            break
-        kept.append(line)
-    journal.write_text("\n".join(kept) + "\n" + '{"op_code": 8, "cut sho')
-    (folder / "0/summary.json").unlink()
-    result = sweep_here(tmp_path, "out", *OWN, "sweep.n_trials=5", "sweep.pruner=none", ok=False)
-    assert "error: trial 0: its process died 3 times" in result.stderr
-    assert trials(folder)[0].state.name == "FAIL"
-
-
-def test_a_trial_belongs_to_one_process_until_that_dies(tmp_path):
-    """Two processes' views of one journal; a process that dies lets its lock go and tells nobody."""
-
-    def member():
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("sweep", ["run_dir=out", *OWN, "sweep.n_trials=3"])
-        study = open_study(tmp_path / "journal.log", NopPruner(), config, tmp_path)
-        wanted = OmegaConf.to_object(config).sweep
-        return Sweep(study, wanted, read_space(wanted.space), None, [], tmp_path, tmp_path / "journal.log")
-
+def open_as_a_process(folder, *overrides, space=LR):
+    """The shared study as another process sees it."""
     register()
-    one, other = member(), member()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = OmegaConf.to_object(compose("sweep", ["run_dir=out", "sweep=own", space, *overrides]))
+    dimensions = read_space(config.sweep.space)
+    points = grid(dimensions) if config.sweep.sampler == "grid" else None
+    return open_study(folder / "journal.log", config, dimensions, points)
+
+
+def test_trial_belongs_to_one_process_until_that_dies(tmp_path):
+    """The system releases the lock of a process that dies, and the journal does not say so."""
+    one, other = (open_as_a_process(tmp_path, "sweep.n_trials=3") for _ in range(2))
     first, second, third = one.claim(), other.claim(), one.claim()
-    assert [claim.trial.number for claim in (first, second, third)] == [0, 1, 2]
-    assert len({claim.overrides[0] for claim in (first, second, third)}) == 3
-    assert other.claim() is None  # all three are in good hands
+    assert [claimed.trial.number for claimed in (first, second, third)] == [0, 1, 2]
+    assert len({claimed.overrides[0] for claimed in (first, second, third)}) == 3
+    assert other.claim() is None  # all three are being trained
     first.lock.release()
     again = other.claim()
     assert (again.trial.number, again.overrides) == (0, first.overrides)
+    assert again.trial.user_attrs["starts"] == 2
     other.study.tell(again.trial, 1.0)
     again.lock.release()
     assert one.claim() is None  # it is done
     with (tmp_path / "journal.log").open("a") as journal:
         journal.write('{"op_code": 5, "cut sho')
     third.lock.release()
-    assert member().claim().trial.number == 2  # a line cut short is no obstacle
+    assert open_as_a_process(tmp_path, "sweep.n_trials=3").claim().trial.number == 2  # despite the incomplete line
 
 
-@pytest.mark.slow
-def test_two_processes_share_a_sweep(tmp_path):
-    """One is started by the other; each trial is done once."""
-    longer = ["trainer.max_steps=2000", "trainer.val_check_interval=500"]
-    process = start_sweep(tmp_path, "out", *OWN, *longer, "sweep.n_trials=7", "sweep.n_jobs=2", "sweep.pruner=none")
-    assert process.wait() == 0
-    rows = table(tmp_path / "out")
-    assert [row["run"] for row in rows] == list("0123456")
-    assert len({row["optimizer.lr"] for row in rows}) == 7
-    assert {row["state"] for row in rows} == {"complete"}
-    owners = {trial.user_attrs["process"] for trial in trials(tmp_path / "out")}
-    assert len(owners) == 2
+def test_running_trial_can_be_reopened(tmp_path):
+    """Optuna's private FrozenTrial._trial_id, and its constructor Trial(study, id), still do what study.py needs."""
+    study = optuna.create_study()
+    trial = study.ask()
+    x = trial.suggest_float("x", 0, 1)
+    trial.report(2.0, 5)
+    frozen = study.get_trials(deepcopy=False)[0]
+    again = optuna.trial.Trial(study, frozen._trial_id)
+    assert (again.number, again.suggest_float("x", 0, 1)) == (0, x)
+    again.report(1.0, 7)
+    study.tell(again, 1.0)
+    assert (study.trials[0].value, study.trials[0].intermediate_values) == (1.0, {5: 2.0, 7: 1.0})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1])  # 2 and 3 were tried as well
-def test_thirty_trials_killed_at_random_moments_are_thirty_trials_none_twice(tmp_path, seed):
-    """Two kills at moments drawn anew, start-up included, and a concurrent process for a part of it."""
-    draw = random.Random(seed)
-    wanted = [*OWN, "sweep.n_trials=30", "sweep.reduction_factor=2"]
-    for _ in range(2):
-        helper = start_sweep(tmp_path, "out", *wanted, "sweep.n_jobs=0") if draw.random() < 0.5 else None
-        process = start_sweep(tmp_path, "out", *wanted)
-        until = time.monotonic() + draw.uniform(6, 20)
-        kill_at(process, lambda until=until: time.monotonic() > until)
-        if helper:
-            helper.send_signal(signal.SIGKILL)
-            helper.wait()
-    assert start_sweep(tmp_path, "out", *wanted).wait() == 0
-    rows, told = table(tmp_path / "out"), trials(tmp_path / "out")
-    assert [row["run"] for row in rows] == [str(i) for i in range(30)]
-    assert len({row["optimizer.lr"] for row in rows}) == 30
-    assert {trial.state.name for trial in told} <= {"COMPLETE", "PRUNED"}
-    assert all(
-        trial.params["optimizer.lr"] == float(row["optimizer.lr"]) for trial, row in zip(told, rows, strict=True)
-    )
+def test_grid_point_enqueued_by_a_killed_process_is_trained(tmp_path):
+    def open_grid():
+        return open_as_a_process(tmp_path, "sweep.sampler=grid", space="sweep.space={seed: [3, 5, 7]}")
+
+    shared = open_grid()
+    claims = [shared.claim()]
+    shared.study.enqueue_trial({"seed": 5})  # and killed before it asked
+    claims += [open_grid().claim() for _ in range(2)]
+    assert [claimed.overrides for claimed in claims] == [["seed=3"], ["seed=5"], ["seed=7"]]
+    assert shared.claim() is None
 
 
-def test_folders_of_different_machines_can_share_one_journal(tmp_path):
-    """Each holds the runs that were trained there, and a table of all."""
-    shared = [*OWN, "sweep.pruner=none", "sweep.storage=shared/journal.log"]
-    sweep_here(tmp_path, "one", *shared, "sweep.n_trials=2")
-    sweep_here(tmp_path, "other", *shared, "sweep.n_trials=3")
-    assert [(row["run"], row["state"], row["folder"]) for row in table(tmp_path / "other")] == [
-        ("0", "complete", ""),
-        ("1", "complete", ""),
-        ("2", "complete", "other/2"),
-    ]
-    assert proposals(tmp_path / "other")[:2] == proposals(tmp_path / "one")
-    assert [row["val_loss"] for row in table(tmp_path / "other")[:2]] == [
-        row["val_loss"] for row in table(tmp_path / "one")
-    ]
+@pytest.mark.parametrize("text", ["a poem\n", "a poem", '{"op_code":0,\n{}\n'])
+def test_file_that_is_no_journal_is_refused_and_stays(tmp_path, text):
+    (tmp_path / "journal.log").write_text(text)
+    with pytest.raises(UserError, match="cannot be read as the journal of a sweep; move it away"):
+        open_as_a_process(tmp_path)
+    assert (tmp_path / "journal.log").read_text() == text
 
 
-def test_a_trial_that_wants_several_devices_is_refused(tmp_path):
-    several = ["trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
-    result = sweep_here(tmp_path, "out", *OWN, *several, ok=False)
-    assert result.returncode == 2
-    assert result.stderr == "error: trainer.devices=2: a trial of a sweep trains on one device\n"
-
-
-def test_a_trial_killed_before_anything_was_proposed_gets_the_same_proposal(whole, tmp_path):
-    """The journal up to where the fourth trial was made, and no further."""
-    from shutil import copytree
-
-    folder = tmp_path / "out"
-    copytree(whole[0], folder)
-    journal = folder / "study/journal.log"
-    lines = journal.read_text().splitlines(keepends=True)
-    made = [i for i, line in enumerate(lines) if "datetime_start" in line]
-    assert len(made) == 5
-    journal.write_text("".join(lines[: made[3] + 1]))
-    assert (trials(folder)[3].state.name, trials(folder)[3].params) == ("RUNNING", {})
-    sweep_here(tmp_path, "out", *OWN, "sweep.n_trials=4", "sweep.pruner=none")
-    assert proposals(folder)[3] == proposals(whole[0])[3]
-    assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 4
+def test_sweep_may_be_resumed_with_other_trials_and_threads_but_not_another_space(tmp_path):
+    open_as_a_process(tmp_path, "sweep.n_trials=3")
+    open_as_a_process(tmp_path, "sweep.n_trials=5", "threads=2", "logger=csv", "sweep.n_jobs=2")
+    with pytest.raises(UserError, match=r"sweep\.seed=1 differs from 0: run_dir=out holds another sweep"):
+        open_as_a_process(tmp_path, "sweep.seed=1")

@@ -31,6 +31,6 @@ def run(config: DictConfig) -> None:
     require(find_spec("optuna") is not None, "a sweep needs the package optuna: pip install -e '.[sweep]'")
     if sys.stderr.isatty():
         say("loading torch, lightning and optuna, a few seconds")
-    from headwise.sweep.study import search
+    from headwise.sweep.search import search
 
     search(config)

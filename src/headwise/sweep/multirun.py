@@ -1,11 +1,15 @@
-"""Several runs by one command (-m), in this process or in others: their folder, how far they are, how they ended."""
+"""A grid (`headwise train -m`): one folder for all its runs, checks before the first starts, a line after each one
+ends. The runs may train in this process or, with another Hydra launcher, in others.
+
+configs/train.yaml gives the class Multirun to Hydra as a callback.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
-import re
 import sys
 import time
 from contextlib import suppress
@@ -13,8 +17,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
@@ -22,8 +27,8 @@ from headwise.console import fail, say
 from headwise.distributed.processes import started
 from headwise.files import write_text
 
-ENDED = "ended.json"  # in the folder of a run of a sweep that did not come to its end: why
-LAUNCHERS = {  # hydra/launcher -> the package that has it
+ENDED = "ended.json"  # in the folder of a run that failed or was pruned: why
+LAUNCHERS = {  # hydra/launcher -> the package that contains it
     "joblib": "hydra_joblib_launcher",
     "slurm": "hydra_submitit_launcher",
     "submitit": "hydra_submitit_launcher",
@@ -31,88 +36,93 @@ LAUNCHERS = {  # hydra/launcher -> the package that has it
 
 
 class Multirun(Callback):
-    """What the jobs of a multirun have in common, in whatever process each runs."""
+    """Hydra's callback for a grid. In the process that starts the grid it prepares all runs; in each run's process it
+    prints which run starts."""
 
-    folder: Path | None = None  # of the multirun that this process has started
-    total, began = 0, 0.0  # how many jobs there are, and when the first began
+    folder: Path | None = None  # of the grid that this process has started
+    total, began = 0, 0.0  # number of runs, and when the first started
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """One folder for all, since each would name its own; and how many there are, and what varies."""
-        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        varied = [override.get_key_element() for override in given if override.is_sweep_override()]
-        same = [override.get_key_element() for override in given if not override.is_sweep_override()]
-        (jobs,) = BasicSweeper.split_arguments(given, None)
-        self.total, self.began = len(jobs), time.time()
-        folder, resumed = Path(config.run_dir), bool(config.get("resume"))
-        what = [" ".join(part for part in job if part.split("=")[0].lstrip("+~") in varied) for job in jobs]
-        several = config.trainer.devices if isinstance(config.trainer.devices, int) and not config.estimate else 1
-        refuse(folder, what, resumed, several)
+        """Check the grid, fix its folder, and start to report its progress. Exits with one line if it cannot run."""
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which glob(...) needs
+        given = parser.parse_overrides(list(config.hydra.overrides.task))
+        values = {  # key -> its values where there are several; of a key given twice the last counts, as in Hydra
+            override.get_key_element(): list(override.sweep_string_iterator()) if override.is_sweep_override() else []
+            for override in given
+        }
+        varied = {key: several for key, several in values.items() if several}
+        folder = Path(config.run_dir)
+        devices = config.trainer.devices if isinstance(config.trainer.devices, int) and not config.estimate else 1
+        check_grid(folder, varied, bool(config.get("resume")), devices)
+        self.total, self.began = math.prod(map(len, varied.values())), time.time()
         Multirun.folder = folder
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
-            os.environ["TTY_COMPATIBLE"] = "0"  # several bars in one terminal would overwrite each other
+            os.environ["TTY_COMPATIBLE"] = "0"  # no progress bars: those of several processes overwrite each other
         if "submitit" in config.hydra.launcher._target_:
-            say(f"what the {self.total} runs say goes to {Multirun.folder / '.submitit'}")
-        Thread(target=self.watch, args=[Multirun.folder], daemon=True).start()
+            say(f"the output of the {self.total} runs goes to {folder / '.submitit'}")
+        Thread(target=self.report_progress, args=[folder], daemon=True).start()
         with open_dict(config):
-            if "run_dir" not in same and "run_dir" not in varied:
-                config.run_dir = str(Multirun.folder)  # resolved, once
-                config.hydra.overrides.task.append(f"run_dir={quoted(str(Multirun.folder))}")
-            exclude = ",".join(sorted({*same, "run_dir"} - set(varied)))
-            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{exclude}]")
+            if "run_dir" not in values:  # or each process would choose a folder of its own
+                config.run_dir = str(folder)
+                config.hydra.overrides.task.append(f"run_dir={quoted(str(folder))}")
+            same = sorted({*values, "run_dir"} - varied.keys())
+            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same)}]")
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Which of the jobs begins."""
+        """Print which run starts."""
         if self.total:
             say(f"run {config.hydra.job.num} (of {self.total}): {config.hydra.job.override_dirname}")
 
-    def watch(self, folder: Path) -> None:
-        """Say how far the multirun is, whatever process its jobs run in."""
-        before = self.done(folder)
+    def report_progress(self, folder: Path) -> None:
+        """Print a line whenever a run ends, in whatever process, until the grid has ended."""
+        before = self.count_ended(folder)
         while Multirun.folder == folder:
             time.sleep(0.5)
-            done = self.done(folder)
-            if done > before:
-                left = (time.time() - self.began) / done * (self.total - done)
-                say(f"{done} of {self.total} runs done" + (f"; about {left:.0f} s left" if done < self.total else ""))
-            before = done
+            ended = self.count_ended(folder)
+            if ended > before:
+                left = (time.time() - self.began) / ended * (self.total - ended)
+                say(f"{ended} of {self.total} runs done" + (f"; about {left:.0f} s left" if ended < self.total else ""))
+            before = ended
 
-    def done(self, folder: Path) -> int:
-        """How many jobs have come to an end."""
+    def count_ended(self, folder: Path) -> int:
+        """Return how many runs have ended, well or not."""
         runs = [folder / str(i) for i in range(self.total)]
         return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
 
 
-def refuse(folder: Path, jobs: list[str], resumed: bool, devices: int) -> None:
-    """Leave with one line where a multirun cannot be what is meant. (Of an exception Hydra would only warn.)"""
-    twice = next((job for i, job in enumerate(jobs) if job in jobs[:i]), None)
-    if twice is not None:
-        fail(f"-m: two of the runs are the same: {twice}; leave one out")
+def check_grid(folder: Path, varied: dict[str, list[str]], resumed: bool, devices: int) -> None:
+    """Exit with one line for a grid that cannot run. (If a callback raises, Hydra only warns.)"""
+    for key, values in varied.items():
+        for value in values:
+            if values.count(value) > 1:
+                fail(f"-m: two of the runs are the same: {key}={value}; leave one out")
     together = started()
     if together:
         fail(f"-m does not go with {together.by}; start one run after the other, without -m")
     if devices > 1:
         fail(
-            f"-m does not go with {devices} devices, each of which would begin all runs anew; start one after the other"
+            f"-m does not go with {devices} devices, because each device's process would start every run; "
+            "start one run after the other, without -m"
         )
     if (folder / "study").exists():
-        fail(f"run_dir={folder} holds a search of scripts/sweep.py; give another run_dir")
+        fail(f"run_dir={folder} holds a search of headwise sweep; give another run_dir")
     if not resumed and any(path.parent.name.isdecimal() for path in folder.glob("*/config.yaml")):
-        fail(f"run_dir={folder} already holds runs; resume=auto goes on with them, another run_dir starts anew")
+        fail(f"run_dir={folder} already holds runs; give resume=auto to continue them, or another run_dir")
 
 
 def quoted(text: str) -> str:
-    """Text as a value in an override, whatever stands in it: Hydra reads backslashes as such only before a quote."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
+    """Return any text as a value in an override."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def note_end(folder: Path, overrides: list[str], state: str, why: str, code: int | None = None) -> None:
-    """Write down that a run of a sweep did not come to its end: what it was, and why."""
-    told = {"state": state, "why": why, "code": code, "overrides": overrides}
-    write_text(folder / ENDED, json.dumps(told, indent=2) + "\n")
+    """Write ended.json: why a run of a grid or sweep failed or was pruned, and its exit code, None for a bug."""
+    contents = {"state": state, "why": why, "code": code, "overrides": overrides}
+    write_text(folder / ENDED, json.dumps(contents, indent=2) + "\n")
 
 
 def check_launcher() -> None:
-    """Leave with one line where the launcher that is asked for needs a package that is missing."""
+    """Exit with one line if the package of the given launcher is missing."""
     for argument in sys.argv[1:]:
         name = argument.removeprefix("hydra/launcher=")
         package = LAUNCHERS.get(name.split("_")[0])
@@ -122,8 +132,8 @@ def check_launcher() -> None:
 
 
 def leave_no_bare_multirun(folder: Path) -> None:
-    """Remove what Hydra has written of a multirun, if no run has added to it."""
-    with suppress(OSError):  # not ours to remove, or to look into
+    """Remove a grid's folder if it contains nothing but Hydra's multirun.yaml."""
+    with suppress(OSError):  # no permission to list or remove it
         if [file.name for file in folder.iterdir()] == ["multirun.yaml"]:
             (folder / "multirun.yaml").unlink()
             folder.rmdir()

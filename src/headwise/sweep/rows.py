@@ -43,8 +43,8 @@ class Row:
     @property
     def values(self) -> dict[str, str]:
         """The overrides as key -> value."""
-        pairs = (override.lstrip("+~").partition("=") for override in self.overrides)
-        return {key: value.strip("'\"") for key, _, value in pairs if key not in LOCATION}
+        pairs = map(split_override, self.overrides)
+        return {key: value for key, value in pairs if key not in LOCATION}
 
     @property
     def attention_page(self) -> Path | None:
@@ -166,7 +166,13 @@ def brief(value: str) -> str:
     return value if len(value) <= BRIEF else "…" + value[1 - BRIEF :]
 
 
+def split_override(override: str) -> tuple[str, str]:
+    """Return an override's key without + or ~, and its value without quotes."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value.strip("'\"")
+
+
 def short(override: str) -> str:
     """Return an override with the last part of its key and four digits of a number."""
-    key, _, value = override.partition("=")
-    return f"{key.split('.')[-1]}={four_digits(value.strip(chr(39) + chr(34)))}"
+    key, value = split_override(override)
+    return f"{key.split('.')[-1]}={four_digits(value)}"

@@ -1,34 +1,36 @@
-"""What varies in a sweep: keys of the configuration, each with its choices or its range.
+"""The search space of a sweep: keys of the configuration, each with its choices or its range.
 
     space = read_space({"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "model.n_layer": [2, 4]})
-    overrides = [override for one in space for override in one.suggest(trial)]
+    overrides = [override for dimension in space for override in dimension.suggest(trial)]
 
-Choices that are mappings set several keys at once; their own key is then a name of your choosing.
+A choice that is a mapping sets several keys at once; the key of such a list of choices is any name.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from omegaconf import OmegaConf
 from optuna import Trial
+from optuna.distributions import FloatDistribution, IntDistribution
 
-from headwise.config import TrainConfig, dotted_keys
+from headwise.config import TrainConfig, dotted_keys, schema_fields
 from headwise.errors import did_you_mean, require
 from headwise.launch import CONFIGS
 from headwise.sweep.multirun import quoted
 
 RANGE = ("low", "high", "log", "step")
-NEVER = ("run_dir", "resume", "estimate")  # keys that are the sweep's own business
+NEVER = ("run_dir", "resume", "estimate")  # keys that the sweep itself sets
 Plain = str | int | float | bool | None
 
 
-def written(key: str, value: Plain) -> str:
-    """key=value as on the command line."""
+def override_of(key: str, value: Plain) -> str:
+    """Return key=value as on the command line."""
     if isinstance(value, str):
         return f"{key}={value if value.isidentifier() else quoted(value)}"
     return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
@@ -36,169 +38,152 @@ def written(key: str, value: Plain) -> str:
 
 @dataclass
 class Choices:
-    """One of several values, or of several bundles of overrides."""
+    """One of several values, or of several sets of overrides."""
 
     key: str
-    options: dict[Plain, list[str]]  # what Optuna calls it -> the overrides that it means
+    options: dict[Plain, list[str]]  # value of Optuna's parameter -> the overrides that it stands for
 
     def suggest(self, trial: Trial) -> list[str]:
-        """The overrides of a trial."""
+        """Return the overrides of a trial."""
         return self.options[trial.suggest_categorical(self.key, list(self.options))]
 
     def ends(self) -> list[list[str]]:
-        """All that can come out of it."""
+        """Return the overrides of every choice."""
         return list(self.options.values())
+
+    def values(self) -> list[Plain]:
+        """Return every value of Optuna's parameter."""
+        return list(self.options)
 
 
 @dataclass
 class Range:
-    """A number between two others, both included."""
+    """A number from `low` to `high`, both included."""
 
     key: str
-    low: float
-    high: float
-    log: bool
-    step: float | None
-    whole: bool
+    numbers: IntDistribution | FloatDistribution
 
     def suggest(self, trial: Trial) -> list[str]:
-        """The override of a trial."""
-        if self.whole:
-            step = 1 if self.step is None else int(self.step)
-            value: float = trial.suggest_int(self.key, int(self.low), int(self.high), step=step, log=self.log)
+        """Return the override of a trial."""
+        numbers = self.numbers
+        if isinstance(numbers, IntDistribution):
+            value: float = trial.suggest_int(self.key, numbers.low, numbers.high, step=numbers.step, log=numbers.log)
         else:
-            value = trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
-        return [written(self.key, value)]
+            value = trial.suggest_float(self.key, numbers.low, numbers.high, step=numbers.step, log=numbers.log)
+        return [override_of(self.key, value)]
 
     def ends(self) -> list[list[str]]:
-        """The least and the greatest that can come out of it."""
-        return [[written(self.key, int(x) if self.whole else x)] for x in (self.low, self.high)]
+        """Return the overrides of the lowest and the highest number."""
+        return [[override_of(self.key, number)] for number in (self.numbers.low, self.numbers.high)]
+
+    def values(self) -> list[Plain] | None:
+        """Return every number; None for a range without steps."""
+        low, high, step = self.numbers.low, self.numbers.high, self.numbers.step
+        if step is None or self.numbers.log:
+            return None
+        return [low + i * step for i in range(round((high - low) / step) + 1)]
 
 
 Dimension = Choices | Range
 
 
 def read_space(space: Mapping[str, Any]) -> list[Dimension]:
-    """The dimensions of a space, checked. A key whose value is null is left out. Raises UserError."""
-    found = [dimension(key, given) for key, given in space.items() if given is not None]
-    require(bool(found), "sweep.space is empty; choose a space (--help lists them) or give sweep.space=...")
-    keys = [key for one in found for key in keys_of(one)]
+    """Return the dimensions of a space, without keys whose value is null. Raises UserError."""
+    dimensions = [read_dimension(key, given) for key, given in space.items() if given is not None]
+    require(bool(dimensions), "sweep.space is empty; choose a space (--help lists them) or give sweep.space=...")
+    keys = [key for dimension in dimensions for key in keys_of(dimension)]
     twice = {key for key in keys if keys.count(key) > 1}
     require(not twice, f"sweep.space: {', '.join(sorted(twice))} is varied twice")
-    return found
+    return dimensions
 
 
-def keys_of(one: Dimension) -> list[str]:
-    """The configuration's keys that a dimension sets."""
-    return list(dict.fromkeys(override.split("=")[0] for end in one.ends() for override in end))
+def keys_of(dimension: Dimension) -> list[str]:
+    """Return the configuration's keys that a dimension sets."""
+    return list(dict.fromkeys(override.split("=")[0] for end in dimension.ends() for override in end))
 
 
-def dimension(key: str, given: Any) -> Dimension:
-    """One entry of a space."""
-    if isinstance(given, list):
-        require(bool(given), f"sweep.space: {key}=[] holds no choices")
-        require(len(set(map(repr, given))) == len(given), f"sweep.space: {key}={given} holds a choice twice")
-        if all(isinstance(choice, Mapping) for choice in given):
-            return Choices(key, {label(choice): bundle(choice) for choice in given})
-        check_key(key)
-        require(
-            all(isinstance(choice, Plain) for choice in given),
-            f"sweep.space: {key}={given} must be a list of plain values, or of mappings of keys to values",
-        )
-        return Choices(key, {choice: [written(key, choice)] for choice in given})
-    wanted = f"sweep.space: {key}={given} must be a list of choices, or {{low: ..., high: ...}} with log or step"
-    require(isinstance(given, Mapping), wanted)
-    for name in given:
-        require(name in RANGE, f"sweep.space: {key}.{name} is none of {', '.join(RANGE)}{did_you_mean(name, RANGE)}")
+def read_dimension(key: str, given: Any) -> Dimension:
+    """Return one entry of a space. Raises UserError."""
+    if not isinstance(given, list):
+        return read_range(key, given)
+    require(bool(given), f"sweep.space: {key}=[] holds no choices")
+    require(len(set(map(repr, given))) == len(given), f"sweep.space: {key}={given} holds a choice twice")
+    if all(isinstance(choice, Mapping) for choice in given):
+        return Choices(key, {name_of(choice): overrides_of(choice) for choice in given})
     check_key(key)
-    low, high, log, step = (given.get(name) for name in RANGE)
-    for value in (low, high, *([] if step is None else [step])):
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        require(number, f"{wanted}, all of them numbers")
-    require(low < high, f"sweep.space: {key}: low={low} must be below high={high}")
-    require(log in (None, True, False), f"sweep.space: {key}: log={log} must be true or false")
-    require(not log or low > 0, f"sweep.space: {key}: low={low} must be above 0 with log=true")
-    require(step is None or (step > 0 and not log), f"sweep.space: {key}: step={step} must be above 0, and without log")
-    kinds = kinds_of(key)
-    require(
-        bool({"int", "float"} & kinds), f"sweep.space: {key} takes no numbers; give a list of choices such as [...]"
-    )
-    whole = "float" not in kinds
-    numbers = [low, high] if step is None else [low, high, step]
-    require(
-        not whole or all(value == int(value) for value in numbers),
-        f"sweep.space: {key}={given}: {key} takes whole numbers",
-    )
-    if step is not None:
-        high = low + math.floor((high - low) / step + 1e-9) * step
-    return Range(key, low, high, bool(log), step, whole)
+    plain = all(isinstance(choice, Plain) for choice in given)
+    require(plain, f"sweep.space: {key}={given} must be a list of plain values, or of mappings of keys to values")
+    return Choices(key, {choice: [override_of(key, choice)] for choice in given})
 
 
-def label(choice: Mapping[str, Any]) -> str:
-    """A bundle of overrides as a name."""
+def name_of(choice: Mapping[str, Any]) -> str:
+    """Return a choice of several keys as one name: n_layer=4 n_embd=32."""
     return " ".join(f"{key.split('.')[-1]}={value}" for key, value in choice.items())
 
 
-def bundle(choice: Mapping[str, Any]) -> list[str]:
-    """A mapping of keys to values as overrides."""
+def overrides_of(choice: Mapping[str, Any]) -> list[str]:
+    """Return a choice of several keys as overrides. Raises UserError."""
     require(bool(choice), "sweep.space: {} sets no key")
     for key, value in choice.items():
         check_key(key)
         require(isinstance(value, Plain), f"sweep.space: {key}={value} must be a plain value")
-    return [written(key, value) for key, value in choice.items()]
+    return [override_of(key, value) for key, value in choice.items()]
+
+
+def read_range(key: str, given: Any) -> Range:
+    """Return a range given as {low, high, log, step}. Raises UserError. `high` becomes the last of the steps."""
+    form = f"sweep.space: {key}={given} must be a list of choices, or {{low: ..., high: ...}} with log or step"
+    require(isinstance(given, Mapping), form)
+    for name in given:
+        require(name in RANGE, f"sweep.space: {key}.{name} is none of {', '.join(RANGE)}{did_you_mean(name, RANGE)}")
+    check_key(key)
+    low, high, log, step = (given.get(name) for name in RANGE)
+    numbers = [low, high] if step is None else [low, high, step]
+    for value in numbers:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        require(number, f"{form}, all of them numbers")
+    require(low < high, f"sweep.space: {key}: low={low} must be below high={high}")
+    require(log in (None, True, False), f"sweep.space: {key}: log={log} must be true or false")
+    require(not log or low > 0, f"sweep.space: {key}: low={low} must be above 0 with log=true")
+    require(step is None or (step > 0 and not log), f"sweep.space: {key}: step={step} must be above 0, and without log")
+    field = dict(schema_fields(TrainConfig())).get(key)
+    types = str(field.type).split(" | ") if field else []
+    numeric = "int" in types or "float" in types
+    require(numeric, f"sweep.space: {key} takes no numbers; give a list of choices such as [...]")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not divisible by `step`")  # Optuna then lowers `high`
+        if "float" in types:
+            return Range(key, FloatDistribution(low, high, log=bool(log), step=step))
+        whole = all(value == int(value) for value in numbers)
+        require(whole, f"sweep.space: {key}={given}: {key} takes whole numbers")
+        return Range(key, IntDistribution(int(low), int(high), log=bool(log), step=int(step or 1)))
 
 
 def check_key(key: str) -> None:
     """Raise UserError unless this is a key, or a group of choices, that can vary from run to run."""
     known = list(dotted_keys(OmegaConf.structured(TrainConfig)))
-    asked = (CONFIGS / "train.yaml").read_text(encoding="utf-8")
-    groups = [folder.name for folder in CONFIGS.iterdir() if f"- {folder.name}: " in asked]
-    require(key in known or key in groups, f"sweep.space: {key} is not a key of the configuration{near(key, known)}")
-    require(key not in NEVER, f"sweep.space: {key} cannot vary; leave it out")
-    group = OmegaConf.is_dict(OmegaConf.select(OmegaConf.structured(TrainConfig), key, throw_on_missing=False))
-    require(not group or key in groups, f"sweep.space: {key} is a group of keys; give one of them")
-
-
-def near(key: str, known: list[str]) -> str:
-    """'; did you mean ...?' with the nearest key, or the one whose last part this is."""
+    defaults = OmegaConf.load(CONFIGS / "train.yaml").defaults
+    groups = [name for entry in defaults if OmegaConf.is_dict(entry) for name in entry]
     ends = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    return f"; did you mean {ends[0]}?" if len(ends) == 1 else did_you_mean(key, known)
-
-
-def kinds_of(key: str) -> set[str]:
-    """The types that a key takes, by name."""
-    part: Any = TrainConfig
-    *groups, last = key.split(".")
-    for group in groups:
-        part = get_type_hints(part)[group]
-    return (
-        set(str(part.__dataclass_fields__[last].type).split(" | ")) if hasattr(part, "__dataclass_fields__") else set()
-    )
-
-
-def points_of(one: Dimension) -> list[Plain] | None:
-    """All values of a dimension; None of a range without steps, which has no end of them."""
-    if isinstance(one, Choices):
-        return list(one.options)
-    step = one.step if one.step is not None else 1 if one.whole and not one.log else None
-    if step is None:
-        return None
-    count = math.floor((one.high - one.low) / step + 1e-9) + 1
-    return [int(x) if one.whole else x for x in (one.low + i * step for i in range(count))]
+    near = f"; did you mean {ends[0]}?" if len(ends) == 1 else did_you_mean(key, known)
+    require(key in known or key in groups, f"sweep.space: {key} is not a key of the configuration{near}")
+    require(key not in NEVER, f"sweep.space: {key} cannot vary; leave it out")
+    has_value = key in dict(schema_fields(TrainConfig()))
+    require(has_value or key in groups, f"sweep.space: {key} is a group of keys; give one of them")
 
 
 def combinations(space: list[Dimension]) -> int | None:
-    """How many there are; None where there is no end of them."""
-    sizes = [None if (points := points_of(one)) is None else len(points) for one in space]
-    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+    """Return the number of combinations; None if a range has no steps."""
+    values = [dimension.values() for dimension in space]
+    return None if None in values else math.prod(len(numbers or []) for numbers in values)
 
 
 def grid(space: list[Dimension]) -> list[dict[str, Plain]]:
-    """Every combination, as Optuna's parameters. Raises UserError for a range without steps."""
+    """Return every combination, as Optuna's parameters. Raises UserError for a range without steps."""
     values = []
-    for one in space:
-        points = points_of(one)
-        ask = "sweep.sampler=grid needs a list of choices, or a step"
-        require(points is not None, f"sweep.space: {one.key}: {ask}")
-        values.append(points or [])
+    for dimension in space:
+        numbers = dimension.values()
+        needs = "sweep.sampler=grid needs a list of choices, or a step"
+        require(numbers is not None, f"sweep.space: {dimension.key}: {needs}")
+        values.append(numbers or [])
     return [dict(zip((one.key for one in space), point, strict=True)) for point in itertools.product(*values)]
