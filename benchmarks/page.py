@@ -16,16 +16,14 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import torch
 from hardware import processor
 from playwright.sync_api import sync_playwright
 
 from headwise.config import GPTConfig
-from headwise.inspection.hooks import run_and_capture
 from headwise.inspection.inputs import Input
-from headwise.inspection.page.page import Prompt, View, render
-from headwise.inspection.recorder import mean_scores, page_arrays
+from headwise.inspection.page.page import View, render
+from headwise.inspection.recorder import page_arrays, page_prompt, take_snapshot
 from headwise.model.gpt import GPT
 
 HOVER = """async () => {
@@ -55,14 +53,10 @@ def model_at(step: int, length: int) -> GPT:
 def page_of(steps: list[int], length: int) -> str:
     """The page of random tokens as the model reads them at these steps."""
     ids = torch.randint(65, (1, length), generator=torch.Generator().manual_seed(1))
-    model_input = Input("text", ids)
-    recorded = [run_and_capture(model_at(step, length), ids)[0] for step in steps]
-    patterns, norms = (np.stack(arrays) for arrays in zip(*map(page_arrays, recorded), strict=True))
-    all_scores = [mean_scores(maps, model_input) for maps in recorded]
-    scores = {name: np.stack([scores[name] for scores in all_scores]) for name in all_scores[0]}
+    snapshots = [take_snapshot(model_at(step, length), [Input("text", ids)], step) for step in steps]
+    arrays = [page_arrays(snapshot.maps["text"], snapshot.main) for snapshot in snapshots]
     labels = [chr(97 + i % 26) for i in ids[0].tolist()]
-    prompt = Prompt("text", labels, patterns, norms, scores, recorded[-1])
-    return render(View("benchmark", steps, [prompt], 6))
+    return render(View("benchmark", steps, [page_prompt("text", labels, arrays, snapshots[-1].maps["text"])], 6))
 
 
 def main() -> None:

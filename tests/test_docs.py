@@ -244,10 +244,10 @@ def test_attention_kind_that_contributing_adds_works_everywhere(monkeypatch):
 def test_head_metric_that_contributing_adds_is_scored():
     """The function and the line of the table, as printed there, added to head_scores.py and nothing else."""
     function, line = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S)[2:4]
-    namespace = added(head_scores, function, "OF_PATTERN: dict[str, Callable[[Tensor], Tensor]] = {\n", line)
-    assert "largest_weight" in namespace["METRICS"]
+    namespace = added(head_scores, function, "PATTERN_METRICS: dict[str, Callable[[Tensor], Tensor]] = {\n", line)
+    assert next(iter(namespace["PATTERN_METRICS"])) == "largest_weight"
     pattern = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.5, 0.2, 0.3]])
-    assert float(namespace["head_scores"](pattern)["largest_weight"]) == pytest.approx((0.75 + 0.5) / 2)
+    assert float(namespace["pattern_scores"](pattern)["largest_weight"]) == pytest.approx((0.75 + 0.5) / 2)
 
 
 # docs/attention.md

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import torch
 
-from headwise.inspection.head_scores import head_scores
+from headwise.inspection.head_scores import pattern_scores
 from headwise.inspection.hooks import capture
 from headwise.inspection.page.page import Prompt, View, compand
 from tests.small import randomize, small_model
@@ -58,7 +58,7 @@ def patterns_of(maps):
 def prompt_of(name, passes, heads):
     patterns = torch.stack([patterns_of(maps) for maps in passes])
     norms = [[(m.v[0].repeat_interleave(2, 0) @ m.w_o).norm(dim=-1) for m in maps.values()] for maps in passes]
-    scores = {metric: values.numpy() for metric, values in head_scores(patterns).items()}
+    scores = {metric: values.numpy() for metric, values in pattern_scores(patterns).items()}
     scores["induction"] = np.full(patterns.shape[:3], np.nan)
     scores["a_new_metric"] = np.arange(patterns[..., 0, 0].numel()).reshape(patterns.shape[:3]) / 3
     norms = torch.stack([torch.stack(layers) for layers in norms]).numpy()

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from headwise.inspection.head_scores import (
-    METRICS,
+    PATTERN_METRICS,
+    REPEATS_METRICS,
     duplicate_token,
     entropy,
     first_token,
     head_description,
-    head_scores,
     induction,
     mean_distance,
     mean_distance_without_first,
+    pattern_scores,
     previous_token,
     rollout,
     value_weighted,
@@ -129,21 +130,21 @@ def test_rollout_of_one_layer_is_half_itself_and_of_more_their_product():
 def test_weights_that_do_not_sum_to_one_are_taken_as_parts_of_their_sum():
     """As ReLU's."""
     for strength in (0.1, 3.0):
-        scores = head_scores((UNIFORM * strength)[None])
+        scores = pattern_scores((UNIFORM * strength)[None])
         assert {name: float(value) for name, value in scores.items()} == pytest.approx(
-            {name: float(value) for name, value in head_scores(UNIFORM[None]).items()}
+            {name: float(value) for name, value in pattern_scores(UNIFORM[None]).items()}
         )
-    assert float(head_scores(torch.zeros(1, T, T))["entropy"]) == 0.0
+    assert float(pattern_scores(torch.zeros(1, T, T))["entropy"]) == 0.0
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [*PATTERN_METRICS, *REPEATS_METRICS])
 def test_permuting_heads_permutes_scores_and_changes_nothing_in_place(name):
     pattern = torch.rand(2, 5, T, T).tril().softmax(-1)
     before, order = pattern.clone(), torch.tensor([3, 0, 4, 1, 2])
     ids = torch.stack([REPEATED, REPEATED])
-    scores = head_scores(pattern, ids)[name]
+    scores = pattern_scores(pattern, ids)[name]
     assert scores.shape == (2, 5)
-    assert torch.equal(head_scores(pattern[:, order], ids)[name], scores[:, order])
+    assert torch.equal(pattern_scores(pattern[:, order], ids)[name], scores[:, order])
     assert torch.equal(pattern, before)
 
 
@@ -159,35 +160,34 @@ PLAIN = {
 
 
 @pytest.mark.parametrize(
-    ("scores", "words"),
+    ("scores", "description"),
     [
-        ({"previous_token": 0.94}, "looks at the previous token 94% of the time"),
-        ({"own_token": 0.6}, "looks at the token itself 60% of the time"),
-        ({"first_token": 0.7}, "looks at the first token 70% of the time, as heads do that find nothing to take"),
-        (
-            {"induction": 0.8},
-            "looks at what came after the same token earlier 80% of the time where tokens repeat: induction",
-        ),
+        ({"previous_token": 0.94}, "attends to the previous token: 94%"),
+        ({"own_token": 0.6}, "attends to the token itself: 60%"),
+        ({"first_token": 0.7}, "attends to the first token (an attention sink): 70%"),
+        ({"induction": 0.8}, "attends to what followed the same token earlier, where tokens repeat (induction): 80%"),
         (
             {"duplicate_token": 0.5, "ov_copying": 0.9},
-            "looks at the same token earlier 50% of the time where tokens repeat; makes what it reads likelier to come",
+            "attends to earlier occurrences of the same token, where tokens repeat: 50%; "
+            "makes the tokens it attends to more likely to come next",
         ),
         (
             {"first_token": 0.35, "previous_token": 0.55},
-            "looks at the previous token 55% of the time; looks at the first",
+            "attends to the previous token: 55%; to the first token (an attention sink): 35%",
         ),
-        ({"entropy": 0.95}, "spreads its attention almost evenly over all it may see"),
-        ({"own_token": 0.3}, "not clear: looks 3.2 tokens back on average, 30% of the time at the token itself"),
+        ({"entropy": 0.95}, "spreads its attention almost evenly over all visible tokens"),
+        ({"own_token": 0.3}, "unclear: attends 3.2 tokens back on average, most to the token itself: 30%"),
     ],
 )
-def test_a_head_is_described_by_what_it_does_most(scores, words):
-    assert head_description(PLAIN | scores).startswith(words)
+def test_head_description_names_what_the_head_attends_to_most(scores, description):
+    assert head_description(PLAIN | scores) == description
 
 
-def test_a_head_that_weighs_nothing_is_said_to():
-    assert head_description(dict.fromkeys(PLAIN, 0.0)) == "looks at nothing: all its weights are 0"
+def test_head_description_of_weights_that_are_all_zero():
+    assert head_description(dict.fromkeys(PLAIN, 0.0)) == "attends to nothing: all its weights are 0"
 
 
-def test_short_models_have_no_repeats_to_be_judged_by():
-    known = {name: x for name, x in PLAIN.items() if name not in ("duplicate_token", "induction")}
-    assert head_description(known | {"previous_token": 0.7}) == "looks at the previous token 70% of the time"
+def test_head_description_needs_no_repeats_metrics():
+    """A short model has no repeated input."""
+    known = {name: x for name, x in PLAIN.items() if name not in REPEATS_METRICS}
+    assert head_description(known | {"previous_token": 0.7}) == "attends to the previous token: 70%"

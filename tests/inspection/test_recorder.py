@@ -9,7 +9,7 @@ from PIL import Image
 
 from headwise.errors import UserError
 from headwise.inspection.effects import EFFECTS, repeat_losses
-from headwise.inspection.head_scores import METRICS, head_scores
+from headwise.inspection.head_scores import PATTERN_METRICS, REPEATS_METRICS, pattern_scores
 from headwise.inspection.hooks import run_and_capture
 from headwise.inspection.inputs import held_out_input, ordinary_tokens, prompt_input, repeats_input
 from headwise.inspection.page import page as viewer
@@ -18,6 +18,7 @@ from tests.small import randomize, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 HELD_OUT = np.array(TOKENIZER.encode("so they left right away. The kids were scared of the lions. "))
+METRICS = [*PATTERN_METRICS, *REPEATS_METRICS]  # of every snapshot
 LOSSES = {"train": [(1, 3.0), (500, 2.0)], "val": [(500, 2.1)]}
 
 
@@ -64,7 +65,7 @@ def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are
     )
     ids = made.inputs[1].ids
     pattern = run_and_capture(model(), ids)[0][1].pattern
-    for name, values in head_scores(pattern, ids).items():
+    for name, values in pattern_scores(pattern, ids).items():
         assert float(repeats[name]) == pytest.approx(float(values[:, 2].mean()))
     assert text["induction"] == val["induction"] == text["duplicate_token"] == ""
     assert float(val["entropy"]) != float(text["entropy"]) > 0
@@ -75,14 +76,17 @@ def test_the_numbers_are_the_greatest_the_mean_and_how_many_heads_have_formed(tm
     made = recorder(tmp_path)
     look = made.record(model(), 0)
     told = np.array([float(row["first_token"]) for row in rows(tmp_path) if row["input"] == "val"])
-    assert look.numbers["heads/first_token/max"] == pytest.approx(told.max())
-    assert look.numbers["heads/first_token/mean"] == pytest.approx(told.mean())
-    assert look.numbers["heads/first_token/count"] == (told > 0.3).sum()
+    assert look.chart_values["heads/first_token/max"] == pytest.approx(told.max())
+    assert look.chart_values["heads/first_token/mean"] == pytest.approx(told.mean())
+    assert look.chart_values["heads/first_token/count"] == (told > 0.3).sum()
     first, again = repeat_losses(model()(made.inputs[1].ids), made.inputs[1].ids, made.inputs[1].period)
-    assert (look.numbers["heads/repeated_loss"], look.numbers["heads/induction_loss"]) == (again, again - first)
+    assert (look.chart_values["heads/repeated_loss"], look.chart_values["heads/induction_loss"]) == (
+        again,
+        again - first,
+    )
     (row,) = csv.DictReader((tmp_path / "repeats.csv").open())
     assert row == {"step": "0", "first_loss": str(first), "repeated_loss": str(again)}
-    assert "heads/entropy/count" not in look.numbers
+    assert "heads/entropy/count" not in look.chart_values
 
 
 def test_the_last_look_adds_what_heads_do_to_predictions_and_the_films(tmp_path):
@@ -116,7 +120,9 @@ def test_looking_changes_neither_weights_nor_mode_nor_random_state(tmp_path):
     looked_at.train()
     state = torch.get_rng_state()
     first, second = made.record(looked_at, 0), made.finish(looked_at, 1)
-    assert {name: second.numbers[name] for name in first.numbers} == first.numbers  # dropout is off while looking
+    assert {
+        name: second.chart_values[name] for name in first.chart_values
+    } == first.chart_values  # dropout is off while looking
     assert torch.equal(state, torch.get_rng_state())
     assert looked_at.training
     assert all(p.grad is None for p in looked_at.parameters())

@@ -9,11 +9,11 @@ from PIL import Image
 
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
-from headwise.inspection.effects import EFFECTS
-from headwise.inspection.head_scores import METRICS, induction, previous_token
+from headwise.inspection.head_scores import induction, previous_token
 from headwise.inspection.hooks import capture, run_and_capture
 from headwise.inspection.inputs import ordinary_tokens, repeats_input
 from headwise.inspection.page.page import compand
+from headwise.inspection.recorder import METRICS
 from headwise.inspection.snapshot import show, text_view, tokenize, view_grid
 from tests.browser.views import data_of
 from tests.small import randomize, script, script_here, small_model, small_tokenizer, train
@@ -47,7 +47,7 @@ def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
     assert np.array_equal(prompt.patterns[0, 1, 2], compand(maps[1].pattern[0, 2].numpy()))
     assert np.array_equal(prompt.maps[1].q[0, 2], maps[1].q[0, 2])
     assert np.array_equal(prompt.maps[1].k[0, 0], maps[1].k[0, 0])
-    assert set(prompt.scores) == {*METRICS, *EFFECTS}
+    assert list(prompt.scores) == METRICS
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
     (model_input,) = repeats_input(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
     expected = induction(run_and_capture(model, model_input.ids)[0][1].pattern, model_input.ids)[:, 2].mean()
@@ -91,10 +91,10 @@ def test_the_script_walks_through_a_head_and_opens_the_page_there(trained, tmp_p
     told = json.loads(script_here("attention", *flags, *at, "--heads", "--json", cwd=tmp_path).stdout)
     assert told["walkthrough"]["tokens"][4] == "y"
     assert [(row["layer"], row["head"]) for row in told["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert told["walkthrough"]["words"] == told["heads"][2]["words"]
+    assert told["walkthrough"]["description"] == told["heads"][2]["description"]
     table = script_here("attention", *flags, "--heads", cwd=tmp_path).stdout
     assert table.count("\n1.0 ") == 2
-    assert told["heads"][2]["words"].split()[0] in table
+    assert told["heads"][2]["description"].split()[0] in table
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def run(flags: argparse.Namespace) -> None:
     from headwise.errors import require
     from headwise.files import output_path, whole
     from headwise.inspection.page.page import render
-    from headwise.inspection.snapshot import head_rows, text_view, tokenize, view_grid
+    from headwise.inspection.snapshot import head_scores, text_view, tokenize, view_grid
     from headwise.inspection.tables import console_of, print_heads, print_walkthrough
     from headwise.inspection.walkthrough import Walkthrough
 
@@ -56,12 +56,12 @@ def run(flags: argparse.Namespace) -> None:
         query = len(text.ids) - 1 if flags.query is None else flags.query
         start = {"layer": flags.layer, "head": flags.head, "query": query, "walk": 1}
         walkthrough = Walkthrough(checkpoint, text.ids, flags.layer, flags.head, query)
-    rows = head_rows(checkpoint, text, effects=flags.heads) if one_head or flags.heads else []
+    rows = head_scores(checkpoint, flags.prompt, effects=flags.heads) if one_head or flags.heads else []
     if one_head:
-        words = rows[flags.layer * checkpoint.model.config.n_head + flags.head]["words"]
-        numbers["walkthrough"] = walkthrough.as_json() | {"words": words}
+        description = rows[flags.layer * checkpoint.model.config.n_head + flags.head]["description"]
+        numbers["walkthrough"] = walkthrough.as_json() | {"description": description}
         if not flags.json:
-            print_walkthrough(walkthrough, words, console)
+            print_walkthrough(walkthrough, description, console)
     if flags.heads:
         numbers["heads"] = rows
         if not flags.json:

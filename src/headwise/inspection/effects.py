@@ -1,7 +1,7 @@
-"""What each head does to the model's predictions, as numbers [L, H]. These need the model, not only its patterns.
+"""Head metrics that need the model, not only its patterns: how each head affects the predictions.
 
-Each metric takes token ids [B, T + 1]: the model reads the first T, and the last T are the targets. The model
-does not change.
+A metric takes the model and token ids [B, T + 1], of which the first T are the input and the last T the targets, and
+returns scores [L, H]. The model does not change. To add a metric, write a function and add a line to EFFECTS.
 
 Dimensions: B batch, T tokens, L = n_layer, H heads, G key/value heads, D head_dim, C = n_embd, V = vocab_size.
 """
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from headwise.console import Progress
-from headwise.inspection.hooks import capture, edit_heads
+from headwise.inspection.hooks import capture, edit_heads, uncompiled
 from headwise.model.gpt import GPT, Block, eval_mode, next_token_loss
 
 
 def ov_copying(model: GPT, ids: Tensor) -> Tensor:
-    """Return whether attending to a token makes that token likelier: Re(sum of eigenvalues) / sum of their absolute
-    values, of the circuit W_E W_V W_O W_U from token to logits (Elhage et al. 2021); -1 to 1, and 0 for a circuit of
-    zeros. The norms' scales, and LayerNorm's subtraction of the mean, are folded into the matrices beside them; a
-    change that is the same for all logits does not count. `ids` are not used."""
+    """Return how much attending to a token raises the logit of that token: Re(sum of eigenvalues) / sum of their
+    absolute values, for the circuit W_E W_V W_O W_U from token to logits (Elhage et al. 2021). From -1 to 1; 0 if the
+    circuit is zero. The norms' scales, and LayerNorm's subtraction of the mean, are multiplied into the neighbouring
+    matrices; a change that is the same for all logits does not count. `ids` are not used."""
     embedding, unembedding = (matrix.detach().cpu().float() for matrix in (model.embedding.weight, model.head.weight))
     unembedding = unembedding * norm_scale(model.norm)  # W_U [V, C]
     if isinstance(model.norm, nn.LayerNorm):
@@ -51,8 +51,8 @@ def norm_scale(norm: nn.Module) -> Tensor:
 
 
 def importance(model: GPT, ids: Tensor) -> Tensor:
-    """Return the mean over sequences of |z . dLoss/dz|, a first-order estimate of the loss's change without the head
-    (Michel et al. 2019, eq. 1). One backward pass."""
+    """Return the mean over sequences of |z . dLoss/dz|, a first-order estimate of how much the loss changes if the head
+    is removed (Michel et al. 2019, eq. 1). One backward pass."""
     recorded: dict[int, Tensor] = {}
 
     def record(layer: int, z: Tensor) -> Tensor:
@@ -68,32 +68,29 @@ def importance(model: GPT, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_ablation(model: GPT, ids: Tensor) -> Tensor:
-    """Return the increase of the loss, in nats per token, with the head's z replaced by its mean over all tokens of the
-    batch. One forward pass per head, with progress on standard error."""
+    """Return the increase of the loss, in nats per token, if the head's z is replaced by its mean over all tokens of
+    the batch. One forward pass for each head; progress is printed to standard error."""
 
-    def replace_by_mean(ablated: tuple[int, ...] | None, layer: int, z: Tensor) -> Tensor:
-        if ablated and ablated[0] == layer:
+    def replace_by_mean(ablated: tuple[int, int], layer: int, z: Tensor) -> Tensor:
+        if layer == ablated[0]:
             z = z.clone()
             z[:, ablated[1]] = z[:, ablated[1]].mean((0, 1))
         return z
 
-    def loss(ablated: tuple[int, ...] | None) -> Tensor:
-        with edit_heads(model, partial(replace_by_mean, ablated)):
-            return next_token_loss(model(ids[:, :-1]), ids[:, 1:]).float()
-
     increase = torch.zeros(model.config.n_layer, model.config.n_head)
     progress = Progress("of mean ablation", "heads", increase.numel())
-    with eval_mode(model):
-        baseline = loss(None)
-        for head in product(*map(range, increase.shape)):
-            increase[head] = loss(head) - baseline
+    with eval_mode(model), uncompiled():
+        loss = next_token_loss(model(ids[:, :-1]), ids[:, 1:]).float()
+        for layer, head in product(*map(range, increase.shape)):
+            with edit_heads(model, partial(replace_by_mean, (layer, head))):
+                increase[layer, head] = next_token_loss(model(ids[:, :-1]), ids[:, 1:]).float() - loss
             progress(1)
     return increase
 
 
 class ResidualStream:
-    """What every part of the model adds to the residual stream of ids [B, T], at these positions; float32. The sum is
-    the stream after the last block."""
+    """What every part of the model adds to the residual stream of ids [B, T], at the given positions; float32. The sum
+    is the stream after the last block."""
 
     @torch.no_grad()
     def __init__(self, model: GPT, ids: Tensor, positions: slice = slice(None)):
@@ -116,13 +113,13 @@ class ResidualStream:
         self.mlp = torch.stack(mlps).float()  # [L, B, T, C]
 
     def total(self) -> Tensor:
-        """Return their sum [B, T, C], which the final norm reads."""
+        """Return the sum of all parts [B, T, C], which is the input of the final norm."""
         return self.embedding + self.heads.sum((0, 2)) + self.bias.sum(0) + self.mlp.sum(0)
 
 
 class FrozenNorm:
-    """The final norm with the statistics of one residual stream, total [B, T, C]. It is linear, so that it applies to
-    each part of the stream, and the parts' logits sum to the model's."""
+    """The final norm with the statistics of one residual stream, total [B, T, C]. It is linear: it can be applied to
+    each part of the stream, and the logits of the parts sum to those of the model."""
 
     def __init__(self, model: GPT, total: Tensor):
         norm = model.norm
@@ -136,8 +133,8 @@ class FrozenNorm:
         self.unembedding = model.head.weight.detach().float()  # W_U [V, C]
 
     def __call__(self, part: Tensor, transposed: bool = False) -> Tensor:
-        """Return a part of the stream [..., B, T, C] after the norm; `transposed` applies the transposed map, which
-        takes a direction after the norm to the one before it."""
+        """Return a part of the stream [..., B, T, C] after the norm. `transposed` applies the transposed map, which
+        turns a direction after the norm into the corresponding direction before it."""
         if transposed:
             part = part * self.scale * self.weight
         part = part - part.mean(-1, keepdim=True) if self.subtracts_mean else part
@@ -150,8 +147,8 @@ class FrozenNorm:
 
 @torch.no_grad()
 def logit_attribution(model: GPT, ids: Tensor) -> Tensor:
-    """Return the mean over tokens of what a head adds, through the frozen final norm and the unembedding, to the
-    logit of the next token, above the mean over the vocabulary."""
+    """Return the mean over tokens of what a head adds to the logit of the next token, above what it adds to the mean
+    logit of the vocabulary, through the frozen final norm and the unembedding."""
     total: list[Tensor] = []
     hook = model.norm.register_forward_pre_hook(lambda _, inputs: total.append(inputs[0]))
     try:
@@ -171,8 +168,9 @@ def logit_attribution(model: GPT, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def repeat_losses(logits: Tensor, ids: Tensor, period: Tensor) -> tuple[float, float]:
-    """Return the mean loss of logits [B, T, V] on first and on repeated tokens, where sequence b of ids [B, T] repeats
-    after period[b] tokens. Second minus first is the induction loss (Olsson et al. 2022)."""
+    """Return the mean loss of logits [B, T, V] on the first occurrences of tokens and on the repeated tokens, where
+    sequence b of ids [B, T] repeats after period[b] tokens. The second minus the first is the induction loss (Olsson et
+    al. 2022)."""
     losses = next_token_loss(logits[:, :-1], ids[:, 1:], reduction="none").view(len(ids), -1)
     repeated = torch.arange(1, ids.size(1), device=ids.device) > period[:, None]  # the repeat's first token is random
     return float(losses[~repeated].mean()), float(losses[repeated].mean())

@@ -1,8 +1,10 @@
-"""What each head attends to, as numbers: pure functions of attention patterns.
+"""Head metrics: what each head attends to, as pure functions of attention patterns.
 
-A pattern A [..., T, T] with T >= 2 has a row i for each query and a column j <= i for each key. Each metric returns
-[...], one number for each head. Row 0, which has a single key, counts in distances only. Metrics that need the model
-as well are in effects.py.
+A pattern A [..., T, T] with T >= 2 has a row i for each query and a column j <= i for each key. A metric takes
+patterns and returns [...], one score for each head. Row 0 has a single key, so it counts in distances only.
+
+To add a metric, write a function below and add a line to PATTERN_METRICS or REPEATS_METRICS. Metrics that need the
+model as well are in effects.py.
 
 Dimensions: B batch, H heads, G key/value heads, T tokens, D head_dim, C = n_embd, L = n_layer.
 """
@@ -26,7 +28,7 @@ def entropy(pattern: Tensor) -> Tensor:
 
 
 def mean_distance(pattern: Tensor) -> Tensor:
-    """Return how many tokens back the attention goes: sum A_ij (i - j) / sum A_ij (Vig & Belinkov 2019)."""
+    """Return the mean distance from query to key, in tokens: sum A_ij (i - j) / sum A_ij (Vig & Belinkov 2019)."""
     position = torch.arange(pattern.size(-1), device=pattern.device, dtype=pattern.dtype)
     distance = position[:, None] - position  # i - j
     return (pattern * distance).sum((-2, -1)) / pattern.sum((-2, -1)).clamp(min=torch.finfo(pattern.dtype).tiny)
@@ -77,16 +79,20 @@ def _weight_on(pattern: Tensor, keys: Tensor) -> Tensor:
     return ((pattern * keys).sum(-1) * rows).sum(-1) / rows.sum(-1).clamp(min=1)
 
 
-OF_PATTERN: dict[str, Callable[[Tensor], Tensor]] = {
+# Measured on every input:
+PATTERN_METRICS: dict[str, Callable[[Tensor], Tensor]] = {
     "entropy": entropy,
     "mean_distance": mean_distance,
     "mean_distance_without_first": mean_distance_without_first,
     "previous_token": previous_token,
     "first_token": first_token,
 }
-OF_REPEATS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"duplicate_token": duplicate_token, "induction": induction}
-METRICS = [*OF_PATTERN, *OF_REPEATS]
-FORMED = {  # share of its attention above which a head counts as one of its kind
+# Measured on repeated random tokens:
+REPEATS_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "duplicate_token": duplicate_token,
+    "induction": induction,
+}
+THRESHOLDS = {  # metric -> score above which a head counts as formed, in timelines, counts and descriptions
     "previous_token": 0.5,
     "own_token": 0.5,
     "first_token": 0.3,
@@ -95,18 +101,18 @@ FORMED = {  # share of its attention above which a head counts as one of its kin
 }
 
 
-def head_scores(pattern: Tensor, repeated: Tensor | None = None) -> dict[str, Tensor]:
-    """Return {metric: scores} of a pattern with rows normalised to sum 1. Metrics of repeated tokens are included if
-    the pattern's tokens are `repeated` random ones."""
+def pattern_scores(pattern: Tensor, repeats: Tensor | None = None) -> dict[str, Tensor]:
+    """Return {metric: scores [...]} of patterns [..., T, T], whose rows are normalized to sum 1 first. REPEATS_METRICS
+    are included if the token ids `repeats`, [T] or [B, T], of the pattern are given."""
     pattern = normalize_rows(pattern)
-    scores = {name: metric(pattern) for name, metric in OF_PATTERN.items()}
-    if repeated is not None:
-        scores |= {name: metric(pattern, repeated) for name, metric in OF_REPEATS.items()}
+    scores = {name: metric(pattern) for name, metric in PATTERN_METRICS.items()}
+    if repeats is not None:
+        scores |= {name: metric(pattern, repeats) for name, metric in REPEATS_METRICS.items()}
     return scores
 
 
 def normalize_rows(pattern: Tensor) -> Tensor:
-    """Return the pattern with each row divided by its sum, which is not 1 for ReLU attention. Rows of zeros stay."""
+    """Return the pattern with each row divided by its sum, which is 1 already for softmax. Rows of zeros stay zero."""
     return pattern / pattern.sum(-1, keepdim=True).clamp(min=torch.finfo(pattern.dtype).tiny)
 
 
@@ -134,40 +140,33 @@ def rollout(patterns: Tensor) -> Tensor:
     return product
 
 
-UNIFORM = 0.9  # entropy above which a head is said to spread its attention evenly
-COPYING = 0.5  # absolute ov_copying above which it is mentioned
-ATTENDED_TO = {  # metric -> what the share of attention goes to
+EVENLY = 0.9  # entropy above which a description says that attention is spread evenly
+COPIES = 0.5  # absolute ov_copying above which a description mentions it
+ATTENDED_TO = {  # metric -> the keys on which it measures the share of attention
     "previous_token": "the previous token",
     "own_token": "the token itself",
-    "first_token": "the first token",
-    "duplicate_token": "the same token earlier",
-    "induction": "what came after the same token earlier",
-}
-REMARKS = {
-    "first_token": ", as heads do that find nothing to take",
-    "duplicate_token": " where tokens repeat",
-    "induction": " where tokens repeat: induction",
+    "first_token": "the first token (an attention sink)",
+    "duplicate_token": "earlier occurrences of the same token, where tokens repeat",
+    "induction": "what followed the same token earlier, where tokens repeat (induction)",
 }
 
 
 def head_description(scores: Mapping[str, float]) -> str:
-    """Return in words what a head with these scores seems to do. `scores` has own_token, those of METRICS that were
-    measured, and ov_copying if it was."""
+    """Return a description in words of a head with these scores: own_token, the metrics that were measured, and
+    ov_copying if it was."""
     shares = {name: scores[name] for name in sorted(ATTENDED_TO.keys() & scores.keys(), key=lambda name: -scores[name])}
     if scores["entropy"] == scores["mean_distance"] == scores["own_token"] == 0:
-        return "looks at nothing: all its weights are 0"
-    parts = [
-        f"looks at {ATTENDED_TO[name]} {share:.0%} of the time{REMARKS.get(name, '')}"
-        for name, share in shares.items()
-        if share >= FORMED[name]
-    ]
-    if not parts and scores["entropy"] >= UNIFORM:
-        parts = ["spreads its attention almost evenly over all it may see"]
-    if not parts:
+        return "attends to nothing: all its weights are 0"
+    formed = [f"{ATTENDED_TO[name]}: {share:.0%}" for name, share in shares.items() if share >= THRESHOLDS[name]]
+    if formed:
+        parts = [f"attends to {'; to '.join(formed)}"]
+    elif scores["entropy"] >= EVENLY:
+        parts = ["spreads its attention almost evenly over all visible tokens"]
+    else:
         nearest = max(shares, key=lambda name: shares[name])
         distance = f"{scores['mean_distance']:.1f} tokens back on average"
-        return f"not clear: looks {distance}, {shares[nearest]:.0%} of the time at {ATTENDED_TO[nearest]}"
+        return f"unclear: attends {distance}, most to {ATTENDED_TO[nearest]}: {shares[nearest]:.0%}"
     copying = scores.get("ov_copying", 0.0)
-    if abs(copying) >= COPYING:
-        parts.append(f"makes what it reads {'likelier' if copying > 0 else 'less likely'} to come next")
+    if abs(copying) >= COPIES:
+        parts.append(f"makes the tokens it attends to {'more' if copying > 0 else 'less'} likely to come next")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Attention maps of any forward pass, and edits of what its heads compute, from outside the model.
+"""Attention maps of any forward pass, and edits of its heads' outputs, from outside the model.
 
     with capture(model) as maps:
         model(ids)
@@ -7,9 +7,9 @@
     with edit_heads(model, lambda layer, z: z * 0 if layer == 1 else z):
         model(ids)
 
-Inside the block every attention module calls another function in place of its own; afterwards it has its own again.
-Weights, training mode and random state do not change. A compiled model runs uncompiled inside the block and is not
-compiled again after it.
+Inside the block the `attend` function of every attention module is replaced; afterwards it is restored. Weights,
+training mode and random state do not change. A compiled model runs uncompiled inside the block, and is not compiled
+again after it.
 
 Dimensions: B batch, H heads, G key/value heads, Tq queries, Tk keys (more than queries with a cache), D head_dim,
 C = n_embd, V = vocab_size.
@@ -33,7 +33,7 @@ from headwise.model.gpt import GPT, eval_mode
 
 @dataclass
 class AttentionMap:
-    """One layer's attention in the latest forward pass; float32, detached from the graph."""
+    """One layer's attention in one forward pass: float32, detached from the graph."""
 
     q: Tensor  # [B, H, Tq, D], after QK-norm and rotation
     k: Tensor  # [B, G, Tk, D], after QK-norm and rotation
@@ -43,13 +43,9 @@ class AttentionMap:
     z: Tensor  # [B, H, Tq, D], pattern @ v
     w_o: Tensor  # [H, D, C], each head's slice of the output projection
 
-    def cpu(self) -> AttentionMap:
-        """Return a copy on the CPU."""
-        return AttentionMap(**{name: value.cpu() for name, value in vars(self).items()})
-
     @property
     def scores(self) -> Tensor:
-        """Return q.k [B, H, Tq, Tk], later keys included."""
+        """Return q.k [B, H, Tq, Tk], before scaling and mask."""
         k = self.k.repeat_interleave(self.q.size(1) // self.k.size(1), dim=1)
         return self.q @ k.transpose(-2, -1)
 
@@ -72,7 +68,7 @@ class AttentionMap:
 
 @contextmanager
 def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
-    """Record {layer: attention map} of the latest forward pass inside the block."""
+    """Yield {layer: attention map}, which holds the maps of the latest forward pass of `model` inside the block."""
     maps: dict[int, AttentionMap] = {}
 
     def replacement(layer: int, attention: CausalSelfAttention) -> Attend:
@@ -83,7 +79,7 @@ def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
             assert pattern is not None
             maps[layer] = AttentionMap(
                 q=q.detach().float(),
-                k=k.detach().float().clone(),  # a cache overwrites its memory
+                k=k.detach().float().clone(),  # the key/value cache is overwritten by the next pass
                 v=v.detach().float().clone(),
                 mask=visible,
                 pattern=pattern.detach(),
@@ -100,7 +96,8 @@ def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
 
 @contextmanager
 def edit_heads(model: nn.Module, edit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Replace each layer's z [B, H, Tq, D] by edit(layer, z) before W_O, inside the block. Gradients flow through."""
+    """Replace each layer's z [B, H, Tq, D] by edit(layer, z), before W_O, in every forward pass of `model` inside the
+    block. Gradients flow through the edit."""
 
     def replacement(layer: int, attention: CausalSelfAttention) -> Attend:
         original = attention.attend
@@ -117,7 +114,7 @@ def edit_heads(model: nn.Module, edit: Callable[[int, Tensor], Tensor]) -> Itera
 
 @contextmanager
 def _replaced_attention(model: nn.Module, replacement: Callable[[int, CausalSelfAttention], Attend]) -> Iterator[None]:
-    """Let every attention module call replacement(layer, module) inside the block."""
+    """Replace the `attend` function of every attention module by replacement(layer, module), inside the block."""
     modules = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]
     originals = [module.attend for module in modules]
     with uncompiled():
@@ -131,14 +128,15 @@ def _replaced_attention(model: nn.Module, replacement: Callable[[int, CausalSelf
 
 
 def uncompiled() -> AbstractContextManager:
-    """Return a context in which compiled modules run uncompiled. torch's compiler takes a second to load, and is not
-    loaded where nothing was compiled."""
+    """Return a context in which compiled modules run uncompiled. Importing torch's compiler takes a second, so it is
+    not imported if nothing was compiled."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def run_and_capture(model: GPT, ids: Tensor) -> tuple[list[AttentionMap], Tensor]:
-    """Return every layer's attention map and the logits [B, T, V] for token ids [B, T], on the CPU. The model runs in
-    eval mode, without gradients."""
+    """Return every layer's attention map and the logits [B, T, V] for token ids [B, T], all on the CPU. The model runs
+    in eval mode, without gradients."""
     with torch.no_grad(), eval_mode(model), capture(model) as maps:
         logits = model(ids.to(model.embedding.weight.device))
-    return [maps[layer].cpu() for layer in sorted(maps)], logits.cpu()
+    on_cpu = [AttentionMap(**{name: x.cpu() for name, x in vars(maps[layer]).items()}) for layer in sorted(maps)]
+    return on_cpu, logits.cpu()

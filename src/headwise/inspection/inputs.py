@@ -1,4 +1,4 @@
-"""The inputs on which heads are recorded: prompts to draw, a batch of held-out text, and repeated random tokens."""
+"""The inputs on which heads are measured: prompts, repeated random tokens, and a batch of held-out text."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from torch import Tensor
 from headwise.console import say
 from headwise.data.tokens import Tokens
 from headwise.errors import require
+from headwise.inspection.head_scores import REPEATS_METRICS
 from headwise.tokenizer import Tokenizer
 
-MAX_DRAWN = 64  # tokens of a prompt; an attention grid of more is not legible
-EXCERPT_TOKENS = 40  # of the prompt taken from the text itself
-HELD_OUT = (8, 128)  # sequences and tokens of held-out text
-N_REPEATS, MIN_REPEATS_TOKENS = 8, 4  # sequences of repeated random tokens; tokens in each, at least
+MAX_DRAWN = 64  # tokens of an input whose maps are drawn; an attention grid of more is not legible
+EXCERPT_TOKENS = 40  # tokens of the prompt that is taken from the validation text
+HELD_OUT = (8, 128)  # sequences and tokens of the held-out text
+N_REPEATS, MIN_REPEATS_TOKENS = 8, 4  # sequences of repeated random tokens; the least number of tokens in each
 PROSE = re.compile(r"[^\W\d_]+( [^\W\d_]+[,.;:]?){5,}")  # a line of at least six words, single spaces between
 
 
 @dataclass
 class Input:
-    """Token ids [B, T] on which the model is recorded."""
+    """Token ids [B, T] on which heads are measured."""
 
     name: str
     ids: Tensor
-    drawn: bool = True  # the first sequence's maps are drawn; False: only scores are computed
+    drawn: bool = True  # whether the maps of the first sequence are drawn; if not, only scores are computed
     period: Tensor | None = None  # [B], number of random tokens before each sequence repeats itself
 
 
@@ -37,7 +38,7 @@ def prompt_input(name: str, ids: list[int], tokenizer: Tokenizer, block_size: in
     length = min(MAX_DRAWN, block_size)
     key = f"callbacks.attention.prompts: {name} ({tokenizer.decode(ids)!r})"
     require(len(ids) >= 2, f"{key} has fewer than two tokens; give a longer text")
-    require(length >= 2, f"model.block_size={block_size} is too small for attention; give 2 at least")
+    require(length >= 2, f"model.block_size={block_size} is too small for attention maps; give at least 2")
     if len(ids) > length:
         say(f"{name} has {len(ids)} tokens; the first {length} are recorded")
     return Input(name, torch.tensor([ids[:length]]))
@@ -51,7 +52,7 @@ def prose_excerpt(text: str) -> str:
 
 
 def held_out_input(tokens: Tokens, block_size: int) -> Input:
-    """Return windows spread evenly over held-out text, for scores that need more than one prompt."""
+    """Return windows spread evenly over held-out text, for scores averaged over more than one prompt."""
     batch, length = HELD_OUT
     length = min(length, block_size, len(tokens))
     starts = torch.linspace(0, len(tokens) - length, batch).long().unique().tolist()
@@ -66,7 +67,7 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
 
 
 def repeats_input(tokens: Sequence[int], block_size: int) -> list[Input]:
-    """Return an input of random tokens that repeat, the same at every call, or [] if the model is too short for it.
+    """Return an input of random tokens that repeat, the same at every call, or [] if block_size is too small for it.
     Each sequence has its own period, so that attending a fixed distance back does not help (Olsson et al. 2022)."""
     generator = torch.Generator().manual_seed(0)
     length = min(MAX_DRAWN, block_size)
@@ -79,3 +80,10 @@ def repeats_input(tokens: Sequence[int], block_size: int) -> list[Input]:
         order = torch.randperm(len(tokens), generator=generator)[:p]  # distinct tokens, so that the next one is certain
         rows.append(torch.tensor(tokens)[order].repeat(-(-length // p))[:length])
     return [Input("repeats", torch.stack(rows), period=period)]
+
+
+def main_input(inputs: Sequence[Input], metric: str) -> str | None:
+    """Return the name of the input whose score of this metric stands for the head: repeated tokens for REPEATS_METRICS;
+    for all others held-out text, or else the first prompt. None if there is no such input."""
+    suitable = [each for each in inputs if (each.period is not None) == (metric in REPEATS_METRICS)]
+    return min(suitable, key=lambda each: each.drawn).name if suitable else None

@@ -1,19 +1,19 @@
-"""Records attention while a model trains: fixed inputs, their maps, and each head's scores.
+"""Record attention while a model trains: its maps on fixed inputs, and each head's scores.
 
     recorder = Recorder(folder, tokenizer, [prompt_input("text", ids, tokenizer, block_size)], "my run")
     recorder.begin(step=0)
     snapshot = recorder.record(model, step=500)  # maps_text_step_000500.png, rows of heads.csv, view.html, ...
-    last = recorder.finish(model, step=1000)     # effects on predictions and the timelines as well
+    last = recorder.finish(model, step=1000)     # EFFECTS and the timelines as well
 
 Independent of Lightning; training/callbacks.py decides when to record.
 
-Dimensions: S steps, M scores, L = n_layer, H heads, T tokens.
+Dimensions: S steps, M metrics, L = n_layer, H heads, T tokens.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -24,30 +24,30 @@ from PIL import Image
 from headwise.errors import UserError
 from headwise.files import CsvTable, whole, write_text
 from headwise.inspection.effects import EFFECTS, repeat_losses
-from headwise.inspection.head_scores import FORMED, METRICS, OF_REPEATS, head_scores, value_norms
+from headwise.inspection.head_scores import PATTERN_METRICS, REPEATS_METRICS, THRESHOLDS, pattern_scores, value_norms
 from headwise.inspection.hooks import AttentionMap, run_and_capture
-from headwise.inspection.inputs import HELD_OUT, Input
+from headwise.inspection.inputs import HELD_OUT, Input, main_input
 from headwise.inspection.page.page import Prompt, View, compand, render
 from headwise.inspection.plots import attention_grid, head_timeline, metric_grid
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
 
-SCORES = [*METRICS, *EFFECTS]
-COLUMNS = ["step", "input", "layer", "head", *SCORES]
-REPEATS = ["step", "first_loss", "repeated_loss"]
+METRICS = [*PATTERN_METRICS, *REPEATS_METRICS, *EFFECTS]
+COLUMNS = ["step", "input", "layer", "head", *METRICS]  # of heads.csv
+REPEATS_COLUMNS = ["step", "first_loss", "repeated_loss"]  # of repeats.csv
 Scores = dict[str, np.ndarray]  # metric -> [L, H], or [S, L, H] over steps
 Losses = dict[str, list[tuple[int, float]]]  # "train", "val" -> (step, loss)
 
 
 @dataclass
 class Snapshot:
-    """What was recorded at one step."""
+    """What a model's heads do at one step, on every input."""
 
     step: int
     maps: dict[str, list[AttentionMap]] = field(default_factory=dict)  # input -> one for each layer
     scores: dict[str, Scores] = field(default_factory=dict)  # input -> scores
     main: Scores = field(default_factory=dict)  # each metric's scores on its main input
-    numbers: dict[str, float] = field(default_factory=dict)  # heads/<metric>/max, mean, count; heads/repeated_loss, ...
+    repeat_losses: tuple[float, float] | None = None  # on first occurrences and on repeated tokens
     pictures: dict[str, Path] = field(default_factory=dict)  # attn/maps/<input> and heads/<metric>: PNG files
 
     @property
@@ -60,47 +60,74 @@ class Snapshot:
             for layer, head in np.ndindex(*scores["entropy"].shape)
         ]
 
+    @property
+    def chart_values(self) -> dict[str, float]:
+        """Return the values for a logger's charts: the losses on repeats, each metric's greatest and mean score, and
+        how many heads exceed its threshold."""
+        values: dict[str, float] = {}
+        if self.repeat_losses:
+            first, repeated = self.repeat_losses
+            values |= {"heads/repeated_loss": repeated, "heads/induction_loss": repeated - first}
+        for name, scores in self.main.items():
+            values |= {f"heads/{name}/max": float(scores.max()), f"heads/{name}/mean": float(scores.mean())}
+            if name in THRESHOLDS:
+                values[f"heads/{name}/count"] = int((scores > THRESHOLDS[name]).sum())
+        return values
+
+
+def take_snapshot(model: GPT, inputs: Sequence[Input], step: int, effects: Iterable[str] = ()) -> Snapshot:
+    """Return what the model's heads do on each input; `effects` names those of EFFECTS that are measured too, on their
+    main input. The model does not change."""
+    snapshot = Snapshot(step)
+    for each in inputs:
+        maps, logits = run_and_capture(model, each.ids)
+        layers = [pattern_scores(one.pattern, None if each.period is None else each.ids) for one in maps]
+        scores = {name: np.stack([layer[name].mean(0).numpy() for layer in layers]) for name in layers[0]}
+        for name in effects:
+            if each.name == main_input(inputs, name):
+                scores[name] = EFFECTS[name](model, each.ids.to(model.embedding.weight.device)).cpu().numpy()
+        if each.period is not None:
+            snapshot.repeat_losses = repeat_losses(logits, each.ids, each.period)
+        snapshot.maps[each.name], snapshot.scores[each.name] = maps, scores
+        snapshot.main |= {name: x for name, x in scores.items() if main_input(inputs, name) == each.name}
+    return snapshot
+
 
 class Recorder:
-    """Runs a model on fixed inputs and writes scores and pictures to `folder`. `losses` returns the losses so far."""
+    """Takes snapshots of a model on fixed inputs, and writes their scores and pictures to `folder`. `losses` returns
+    the losses so far."""
 
     def __init__(
         self, folder: Path, tokenizer: Tokenizer, inputs: list[Input], title: str, losses: Callable[[], Losses] = dict
     ):
-        self.folder, self.tokenizer, self.inputs, self.title, self.losses = folder, tokenizer, inputs, title, losses
-        self.drawn = [each for each in inputs if each.drawn]
-        self.table, self.repeats = CsvTable(folder / "heads.csv", COLUMNS), CsvTable(folder / "repeats.csv", REPEATS)
+        self.folder, self.inputs, self.title, self.losses = folder, inputs, title, losses
+        self.labels = {  # input whose maps are drawn -> the tokens of its first sequence, as they are shown
+            each.name: [tokenizer.label(i) for i in each.ids[0].tolist()] for each in inputs if each.drawn
+        }
+        self.heads, self.repeats = (
+            CsvTable(folder / "heads.csv", COLUMNS),
+            CsvTable(folder / "repeats.csv", REPEATS_COLUMNS),
+        )
         self.page = folder / "view.html"
 
     def begin(self, step: int) -> None:
-        """Start, or resume after `step`: rows and files of later steps are removed. Raise UserError for a damaged
+        """Start, or resume after `step`: remove the rows and files of later steps. Raise UserError for a damaged
         file."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.table.begin(step)
+        self.heads.begin(step)
         self.repeats.begin(step)
         for file in [*self.folder.glob("maps_*_step_*.png"), *self.folder.glob("steps/step_*.npz")]:
             if step_of(file) > step:
                 file.unlink()
         self.saved_steps()  # finds a damaged file before training begins
 
-    def record(self, model: GPT, step: int, pictures: bool = True, effects: bool = False) -> Snapshot:
-        """Write every input's scores, with `effects` also those that need more than one forward pass; with `pictures`
-        also the maps, and the page of all steps so far. The model does not change."""
-        snapshot = Snapshot(step)
-        for each in self.inputs:
-            maps, logits = run_and_capture(model, each.ids)
-            scores = mean_scores(maps, each)
-            if effects and not each.drawn:
-                ids = each.ids.to(model.embedding.weight.device)
-                scores |= {name: effect(model, ids).cpu().numpy() for name, effect in EFFECTS.items()}
-            if each.period is not None:
-                first, repeated = repeat_losses(logits, each.ids, each.period)
-                self.repeats.append([{"step": step, "first_loss": first, "repeated_loss": repeated}])
-                snapshot.numbers |= {"heads/repeated_loss": repeated, "heads/induction_loss": repeated - first}
-            snapshot.maps[each.name], snapshot.scores[each.name] = maps, scores
-            snapshot.main |= {name: x for name, x in scores.items() if self.main_input(name) == each.name}
-        self.table.append(snapshot.rows)
-        snapshot.numbers |= chart_values(snapshot.main)
+    def record(self, model: GPT, step: int, pictures: bool = True, effects: Iterable[str] = ()) -> Snapshot:
+        """Take a snapshot and write its scores; with `pictures` also draw it, and write the page of all steps so far.
+        The model does not change."""
+        snapshot = take_snapshot(model, self.inputs, step, effects)
+        self.heads.append(snapshot.rows)
+        if snapshot.repeat_losses:
+            self.repeats.append([dict(zip(REPEATS_COLUMNS, (step, *snapshot.repeat_losses), strict=True))])
         if pictures:
             self.draw(snapshot)
             self.save_step(snapshot)
@@ -108,44 +135,38 @@ class Recorder:
         return snapshot
 
     def finish(self, model: GPT, step: int) -> Snapshot:
-        """Record the last step with all effects, in place of an earlier snapshot of the same step, and draw the
+        """Record the last step with EFFECTS, in place of an earlier snapshot of the same step, and draw the
         timelines."""
-        self.table.begin(step - 1)
+        self.heads.begin(step - 1)
         self.repeats.begin(step - 1)
-        snapshot, saved, losses = self.record(model, step, effects=True), self.saved_steps(), self.losses()
-        scores = by_metric(np.stack([arrays["scores"] for arrays in saved.values()]))
+        snapshot, saved, losses = self.record(model, step, effects=EFFECTS), self.saved_steps(), self.losses()
+        scores = by_metric([arrays["scores"] for arrays in saved.values()])
         on_repeats = {"on repeats": [(int(row["step"]), float(row["repeated_loss"])) for row in self.repeats.rows()]}
-        for name in (name for name in FORMED if name in scores):
-            title, curves = f"{name} on {self.main_input(name)}", losses | on_repeats if name in OF_REPEATS else losses
-            image = head_timeline(scores[name], list(saved), title, FORMED[name], curves)
+        for name in (name for name in THRESHOLDS if name in scores):
+            curves = losses | on_repeats if name in REPEATS_METRICS else losses
+            title = f"{name} on {main_input(self.inputs, name)}"
+            image = head_timeline(scores[name], list(saved), title, THRESHOLDS[name], curves)
             snapshot.pictures[f"heads/timeline/{name}"] = self.save(image, f"timeline_{name}.png")
         return snapshot
 
-    def main_input(self, metric: str) -> str | None:
-        """Return the name of the input whose score stands for the head: repeated tokens for metrics that are defined
-        on them, held-out text for all others; None if there is no such input."""
-        repeats = metric in OF_REPEATS
-        suitable = (each for each in self.inputs if (each.period is not None if repeats else not each.drawn))
-        return next((each.name for each in suitable), None)
-
     def draw(self, snapshot: Snapshot) -> None:
-        """Write the attention grids of inputs and the grids of metrics."""
-        for each in self.drawn:
-            name, title = f"maps_{each.name}_step_{snapshot.step:06d}.png", f"{each.name}, step {snapshot.step}"
-            patterns, scores = first_patterns(snapshot.maps[each.name]), snapshot.scores[each.name]
-            image = attention_grid(patterns, self.labels(each), scores, title)
-            snapshot.pictures[f"attn/maps/{each.name}"] = self.save(image, name)
+        """Write the attention grids of the inputs and the grids of the metrics."""
+        for name, labels in self.labels.items():
+            title = f"{name}, step {snapshot.step}"
+            image = attention_grid(first_patterns(snapshot.maps[name]), labels, snapshot.scores[name], title)
+            snapshot.pictures[f"attn/maps/{name}"] = self.save(image, f"maps_{name}_step_{snapshot.step:06d}.png")
         for metric, values in snapshot.main.items():
-            title = f"{metric} on {self.main_input(metric)}, step {snapshot.step}"
+            title = f"{metric} on {main_input(self.inputs, metric)}, step {snapshot.step}"
             image = metric_grid(values, title, limits(metric, values))
             snapshot.pictures[f"heads/{metric}"] = self.save(image, f"grid_{metric}.png")
 
     def save_step(self, snapshot: Snapshot) -> None:
-        """Write what timelines and page show of a step to a file, so that memory does not grow with the steps."""
+        """Write what the timelines and the page show of a step to a file, so that memory does not grow with the
+        number of steps."""
         arrays = {"scores": stacked(snapshot.main)}
-        for name in (each.name for each in self.drawn):
-            arrays[f"{name}.patterns"], arrays[f"{name}.norms"] = page_arrays(snapshot.maps[name])
-            arrays[f"{name}.scores"] = stacked(snapshot.main | snapshot.scores[name])  # its own, where measured
+        for name in self.labels:
+            scores = snapshot.main | snapshot.scores[name]  # the input's own scores, where measured
+            arrays |= {f"{name}.{part}": x for part, x in page_arrays(snapshot.maps[name], scores).items()}
         with whole(self.folder / "steps" / f"step_{snapshot.step:06d}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -161,21 +182,13 @@ class Recorder:
         return saved
 
     def view(self, model: GPT, last: Snapshot) -> View:
-        """Return the page's contents: all saved steps, and the vectors of the last."""
+        """Return the page's contents: all saved steps, and q, k and v of the last."""
         saved, prompts = self.saved_steps(), []
-        for each in self.drawn:
-            patterns, norms, scores = (
-                np.stack([arrays[f"{each.name}.{part}"] for arrays in saved.values()])
-                for part in ("patterns", "norms", "scores")
-            )
-            maps, labels = last.maps[each.name], self.labels(each)
-            prompts.append(Prompt(each.name, labels, patterns, norms, by_metric(scores), maps))
+        for name, labels in self.labels.items():
+            parts = [{part: step[f"{name}.{part}"] for part in PAGE_ARRAYS} for step in saved.values()]
+            prompts.append(page_prompt(name, labels, parts, last.maps[name]))
         config = model.config
         return View(self.title, list(saved), prompts, config.n_kv_head, config.attention, self.losses())
-
-    def labels(self, each: Input) -> list[str]:
-        """Return the tokens of an input's first sequence as they are shown."""
-        return [self.tokenizer.label(i) for i in each.ids[0].tolist()]
 
     def save(self, image: Image.Image, name: str) -> Path:
         """Write a picture to the folder and return its file."""
@@ -194,33 +207,37 @@ def first_patterns(maps: list[AttentionMap]) -> np.ndarray:
     return np.stack([one.pattern[0].numpy() for one in maps])
 
 
-def page_arrays(maps: list[AttentionMap]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the page shows of the batch's first sequence at one step: patterns in 8 bits [L, H, T(T+1)/2] and
-    value norms [L, H, T]."""
-    return compand(first_patterns(maps)), np.stack([value_norms(one)[0].numpy() for one in maps])
+PAGE_ARRAYS = ("patterns", "norms", "scores")
+
+
+def page_arrays(maps: list[AttentionMap], scores: Scores) -> dict[str, np.ndarray]:
+    """Return what the page shows of one input at one step (PAGE_ARRAYS): of the batch's first sequence the patterns in
+    8 bits [L, H, T(T+1)/2] and the value norms [L, H, T], and the scores [M, L, H]."""
+    norms = np.stack([value_norms(one)[0].numpy() for one in maps])
+    return dict(zip(PAGE_ARRAYS, (compand(first_patterns(maps)), norms, stacked(scores)), strict=True))
+
+
+def page_prompt(name: str, labels: list[str], steps: list[dict[str, np.ndarray]], maps: list[AttentionMap]) -> Prompt:
+    """Return one input of the page from its page_arrays at each step and its maps at the last."""
+    patterns, norms = (np.stack([arrays[part] for arrays in steps]) for part in PAGE_ARRAYS[:2])
+    return Prompt(name, labels, patterns, norms, by_metric([arrays["scores"] for arrays in steps]), maps)
 
 
 def stacked(scores: Scores) -> np.ndarray:
-    """Return scores as one array [M, L, H], in the order of SCORES; NaN where a metric was not measured."""
+    """Return scores as one array [M, L, H], in the order of METRICS; NaN where a metric was not measured."""
     blank = np.full_like(next(iter(scores.values())), np.nan)
-    return np.stack([scores.get(name, blank) for name in SCORES])
+    return np.stack([scores.get(name, blank) for name in METRICS])
 
 
-def by_metric(stacks: np.ndarray) -> Scores:
-    """Return the stacked scores of all steps [S, M, L, H] as {metric: [S, L, H]}, for those that were ever measured."""
-    scores = zip(SCORES, stacks.swapaxes(0, 1), strict=True)
+def by_metric(steps: list[np.ndarray]) -> Scores:
+    """Return the stacked scores of all steps as {metric: [S, L, H]}, for the metrics that were measured at any step."""
+    scores = zip(METRICS, np.stack(steps, axis=1), strict=True)
     return {name: values for name, values in scores if not np.isnan(values).all()}
 
 
-def mean_scores(maps: list[AttentionMap], each: Input) -> Scores:
-    """Return every metric of patterns that applies to the input, means over the batch."""
-    layers = [head_scores(one.pattern, None if each.period is None else each.ids) for one in maps]
-    return {name: np.stack([layer[name].mean(0).numpy() for layer in layers]) for name in layers[0]}
-
-
 def limits(metric: str, values: np.ndarray) -> tuple[float, float]:
-    """Return the scores at the ends of a grid's colours: the same at every step or, for what is measured once, the
-    greatest score."""
+    """Return the scores at the ends of a grid's colour scale: the same at every step, or, for metrics that are measured
+    once, the greatest score."""
     if metric.startswith("mean_distance"):
         return 0.0, float(HELD_OUT[1] / 2)
     if metric == "ov_copying":
@@ -229,13 +246,3 @@ def limits(metric: str, values: np.ndarray) -> tuple[float, float]:
         greatest = float(np.abs(values).max()) or 1.0
         return (0.0 if metric == "importance" else -greatest), greatest
     return 0.0, 1.0
-
-
-def chart_values(scores: Scores) -> dict[str, float]:
-    """Return each metric's greatest and mean score, and how many heads have formed."""
-    numbers = {}
-    for name, values in scores.items():
-        numbers[f"heads/{name}/max"], numbers[f"heads/{name}/mean"] = float(values.max()), float(values.mean())
-        if name in FORMED:
-            numbers[f"heads/{name}/count"] = int((values > FORMED[name]).sum())
-    return numbers

@@ -191,7 +191,7 @@ def output_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
 
 
 def print_heads(rows: list[dict[str, Any]], console: Console) -> None:
-    """Print the scores and the description of every head, the rows of snapshot.head_rows."""
+    """Print the scores and the description of every head, the rows of snapshot.head_scores."""
     metrics = [metric for metric in COLUMNS if metric in rows[0]]
     names = [f"{row['layer']}.{row['head']}" for row in rows]
     numbers: list[list[Cell]] = [
@@ -201,7 +201,7 @@ def print_heads(rows: list[dict[str, Any]], console: Console) -> None:
     descriptions.add_column("head", no_wrap=True)
     descriptions.add_column("what it seems to do, over the whole text")
     for name, row in zip(names, rows, strict=True):
-        descriptions.add_row(name, Text(row["words"]))
+        descriptions.add_row(name, Text(row["description"]))
     columns = ["head", *(COLUMNS[metric] for metric in metrics)]
     for part in (make_table(columns, numbers, [""] * len(rows)), "", descriptions):
         print_stripped(console, part)

@@ -15,7 +15,7 @@ import yaml
 
 from headwise.console import say
 from headwise.files import CsvTable
-from headwise.inspection.head_scores import FORMED, OF_REPEATS
+from headwise.inspection.head_scores import REPEATS_METRICS, THRESHOLDS
 from headwise.sweep.multirun import ENDED
 
 STATES = ("complete", "running", "unfinished", "pruned", "failed")  # in the order of the tables
@@ -107,8 +107,8 @@ def read_heads(row: Row, path: Path) -> None:
     table = CsvTable(path, []).rows()
     last = [line for line in table if line["step"] == table[-1]["step"]]
     row.n_heads = len({(line["layer"], line["head"]) for line in last})
-    for metric, threshold in FORMED.items():
-        name = "repeats" if metric in OF_REPEATS else "val"
+    for metric, threshold in THRESHOLDS.items():
+        name = "repeats" if metric in REPEATS_METRICS else "val"
         scores = [float(line[metric]) for line in last if line["input"] == name and line.get(metric)]
         if scores:
             row.top_scores[metric], row.head_counts[metric] = max(scores), sum(score > threshold for score in scores)
@@ -143,7 +143,7 @@ def summary_of(rows: list[Row]) -> str:
 
 def metrics_in(rows: list[Row]) -> list[str]:
     """Return the head metrics that any run has."""
-    return [metric for metric in FORMED if any(metric in row.head_counts for row in rows)]
+    return [metric for metric in THRESHOLDS if any(metric in row.head_counts for row in rows)]
 
 
 def short_names(keys: list[str]) -> dict[str, str]:

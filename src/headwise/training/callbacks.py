@@ -231,7 +231,7 @@ class AttentionMaps(Clock):
         if model is None:
             return
         last = self.recorder.finish(model, trainer.global_step)
-        log_moment(trainer.loggers, last.step, last.numbers, last.pictures, self.recorder.page, last.rows)
+        log_moment(trainer.loggers, last.step, last.chart_values, last.pictures, self.recorder.page, last.rows)
 
     def record(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record this step and pass it to the loggers in one call."""
@@ -244,4 +244,4 @@ class AttentionMaps(Clock):
         pictures = trainer.global_step < self.every or trainer.global_step % between == 0
         with self.stopwatch.paused():
             snapshot = self.recorder.record(model, trainer.global_step, pictures)
-            log_moment(trainer.loggers, snapshot.step, snapshot.numbers, snapshot.pictures)
+            log_moment(trainer.loggers, snapshot.step, snapshot.chart_values, snapshot.pictures)
