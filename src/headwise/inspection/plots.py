@@ -3,8 +3,8 @@
 A weight has the same colour in every picture: a square-root scale from 0 to 1 that is never fitted to the data. An
 attention grid has the same size at every step, so that two steps side by side differ only where the model does.
 
-Attention grids are large and many, so they are drawn in one channel of palette indices: 0 (ink) to PAPER are greys, for
-the antialiased edges of text, and the rest are the colours of weights.
+A run draws many large attention grids, so they have a single channel of palette indices: 0 (black) to PAPER (white) are
+greys, for text and its antialiased edges, and the others are the colours of weights.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from headwise.files import whole
 
-ROW_WIDTH = 1800  # pixels for the maps of one layer together, at most
-CELL = (2, 11)  # least and greatest pixels for one weight
+ROW_WIDTH = 1800  # greatest width in pixels of the maps of one layer together
+CELL = (2, 11)  # least and greatest size in pixels of one weight
 GAP, CAPTION, MARGIN = 14, 20, 14  # pixels
 INK, FAINT = (30, 30, 36), (110, 110, 120)
 PAPER = 63  # palette index of white
 GREY, MASKED, HATCH, FRAME = 22, 58, 52, 48  # palette indices
-BADGES = {  # metric -> its name above a map, if it was measured
+BADGES = {  # metrics written above each map, where measured -> their short names
     "previous_token": "prev",
     "first_token": "first",
     "induction": "ind",
@@ -33,15 +33,14 @@ BADGES = {  # metric -> its name above a map, if it was measured
     "entropy": "entropy",
 }
 GRID_CELL = (58, 30)  # pixels of one head in a metric grid
-TIMELINE_ROWS = 32  # heads in a timeline, at most
+TIMELINE_ROWS = 32  # greatest number of heads in a timeline
 TICKS = (0, 0.1, 0.25, 0.5, 1)  # weights on colour scales
-CURVES = {"train": {"lw": 0.8, "alpha": 0.6}}  # the style of a loss curve; of others:
-MARKED_CURVE = {"marker": "o", "ms": 3}
+TRAIN_CURVE, MARKED_CURVE = {"lw": 0.8, "alpha": 0.6}, {"marker": "o", "ms": 3}  # styles of loss curves
 
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which matplotlib contains and which has glyphs for the signs of white space."""
+    """Return DejaVu Sans, which comes with matplotlib and has glyphs for the signs of white space."""
     import matplotlib
 
     file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
@@ -85,7 +84,7 @@ def attention_grid(
     """Return every head's map in one picture: rows are layers, columns heads; in a map, rows are queries, columns keys.
 
     patterns [L, H, T, T]; labels, one for each token; scores, metric -> [L, H], of which those in BADGES are written
-    above the maps. Equal shapes, labels and metrics give equal sizes in pixels.
+    above the maps. The size in pixels depends only on shapes, labels and metrics.
     """
     scores = {metric: scores[metric] for metric in BADGES if metric in scores}
     n_layer, n_head, length, _ = patterns.shape
@@ -100,7 +99,7 @@ def attention_grid(
     picture = Image.new("L", (max(width, 560), height), PAPER)
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, MARGIN - 4), title, 0, font(15))
-    draw.text((MARGIN, MARGIN + 18), "rows look at columns; hatched: masked, the future", GREY, font(11))
+    draw.text((MARGIN, MARGIN + 18), "row: query, column: key; hatched: masked, later than the query", GREY, font(11))
     _draw_scale(picture, draw, picture.width - MARGIN - 200, MARGIN)
     for layer in range(n_layer):
         y = top + layer * row + CAPTION
@@ -125,10 +124,10 @@ def attention_grid(
 
 
 def _axis_labels(labels: list[str], cell: int) -> tuple[Image.Image, Image.Image]:
-    """Return the tokens along a map's left side and its bottom, for cells of `cell` pixels: every token where there is
-    room, else every second, third, ... Along the bottom they are upright if each is a single character."""
+    """Return the tokens along a map's left side and its bottom, for cells of `cell` pixels: every token if there is
+    room, otherwise every second, third, ... Along the bottom they are upright if each is a single character."""
     texts = ["".join(c if has_glyph(c) else f"U+{ord(c):04X}" for c in label) for label in labels]
-    texts = [text.replace("␣", "·") for text in texts]  # the font's sign would touch the line below
+    texts = [text.replace("␣", "·") for text in texts]  # the glyph of ␣ would touch the line below
     texts = [text if len(text) <= 10 else text[:9] + "…" for text in texts]
     face, stride, side = font(max(8, min(cell, 11))), -(-9 // cell), len(labels) * cell
     width = 6 + max(int(face.getlength(text)) for text in texts)
@@ -143,7 +142,7 @@ def _axis_labels(labels: list[str], cell: int) -> tuple[Image.Image, Image.Image
 
 @cache
 def has_glyph(char: str) -> bool:
-    """Return whether the font has a glyph for a character, rather than a box in its place."""
+    """Return whether the font has a glyph for a character; if not, it draws a box."""
     return char.isascii() or bytes(font(12).getmask(char)) != bytes(font(12).getmask("\U0010ffff"))
 
 
@@ -156,8 +155,8 @@ def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int)
 
 
 def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> Image.Image:
-    """Return a score for each head, [L, H], as a picture: rows are layers, columns heads, with the number written in a
-    cell whose colour is from fixed limits (two hues if they span zero)."""
+    """Return scores [L, H] as a picture: rows are layers, columns heads, with each score written in its cell. The
+    colours span the given limits, with two hues if these have different signs."""
     n_layer, n_head = values.shape
     width, height = GRID_CELL
     left, top = MARGIN + 52, MARGIN + 40
@@ -182,8 +181,8 @@ def metric_grid(values: np.ndarray, title: str, limits: tuple[float, float]) -> 
 
 
 def score_colours(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Return colours [..., 3] for numbers between the limits: white to dark, or red over white to blue if they span
-    zero."""
+    """Return colours [..., 3] of scores between the limits: white to dark blue, or red over white to blue if the limits
+    have different signs."""
     import matplotlib
 
     low, high = limits
@@ -193,10 +192,10 @@ def score_colours(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray
 
 
 def head_timeline(
-    scores: np.ndarray, steps: list[int], metric: str, formed: float, losses: Mapping[str, list[tuple[int, float]]]
+    scores: np.ndarray, steps: list[int], metric: str, threshold: float, losses: Mapping[str, list[tuple[int, float]]]
 ) -> Image.Image:
-    """Return how every head's score changed over recorded steps: rows are heads sorted by their last score, columns
-    steps, with a mark where a head first exceeds `formed`, and the losses above on the same axis.
+    """Return every head's score at the recorded steps as a picture: rows are heads sorted by their last score, columns
+    steps, with a mark where a head first exceeds the threshold, and the loss curves above on the same axis.
 
     scores [S, L, H], between 0 and 1.
     """
@@ -208,51 +207,44 @@ def head_timeline(
     flat = scores.reshape(n_steps, -1)
     order = np.argsort(-flat[-1], kind="stable")
     rows = order[:TIMELINE_ROWS]
-    height = 0.24 * len(rows)  # of the heads, in inches; below them 0.5, above them the losses
-    size = (9.0, height + 2.65)
-    figure = Figure(figsize=size, dpi=110)
+    height = max(0.8, 0.24 * len(rows))  # of the grid of heads, in inches
+    figure = Figure(figsize=(9.0, height + 2.65), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-
-    def axes(x: float, y: float, width: float, height: float, **options: Any) -> Any:
-        return figure.add_axes((x / size[0], y / size[1], width / size[0], height / size[1]), **options)
-
-    grid, bar = axes(0.75, 0.5, 7.3, height), axes(8.2, 0.5, 0.2, height)
-    curve = axes(0.75, height + 0.7, 7.3, 1.6, sharex=grid)
-    curve.tick_params(labelbottom=False)
+    curve, grid = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, height])
     for name, points in losses.items():
         placed = [(float(np.interp(step, steps, range(n_steps))), y) for step, y in points if step <= steps[-1]]
-        _draw_curve(curve, placed, name, CURVES.get(name, MARKED_CURVE))
+        _draw_curve(curve, placed, name, TRAIN_CURVE if name == "train" else MARKED_CURVE)
     curve.set_ylabel("loss (nats)")
     curve.grid(alpha=0.25)
     if curve.lines:
         curve.legend(frameon=False)
-    shown = f"{len(rows)} of {len(order)} heads" if len(rows) < len(order) else f"{len(order)} heads"
-    curve.set_title(f"{metric} of {shown}; marked where a head first passes {formed:g}", fontsize=10)
     image = grid.imshow(flat[:, rows].T, aspect="auto", cmap="Blues", norm=matplotlib.colors.PowerNorm(0.5, 0, 1))
     for row, head in enumerate(rows):
-        passed = np.flatnonzero(flat[:, head] > formed)
-        if len(passed):
-            grid.plot(passed[0], row, marker="|", ms=11, mew=2.5, color="#d9480f")
+        exceeds = np.flatnonzero(flat[:, head] > threshold)
+        if len(exceeds):
+            grid.plot(exceeds[0], row, marker="|", ms=11, mew=2.5, color="#d9480f")
+    shown = f"{len(rows)} of {len(order)} heads" if len(rows) < len(order) else "all heads"
+    marks = "marked where a head first exceeds" if (flat > threshold).any() else "no head exceeds"
+    curve.set_title(f"{metric} of {shown}; {marks} {threshold:g}", fontsize=10)
     grid.set_yticks(range(len(rows)), [f"{head // n_head}.{head % n_head}" for head in rows], fontsize=8)
     stride = -(-n_steps // 14)
     grid.set_xticks(range(0, n_steps, stride), [str(step) for step in steps[::stride]], fontsize=8)
-    grid.set(xlabel="optimizer step, look by look", ylabel="layer.head")
-    figure.colorbar(image, cax=bar, ticks=TICKS, format="%g")
+    grid.set(xlabel="optimizer step (recorded steps, evenly spaced)", ylabel="layer.head")
+    figure.colorbar(image, ax=grid, ticks=TICKS, format="%g", fraction=0.03, pad=0.02)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def loss_curve(rows: list[dict[str, str]], path: Path) -> None:
     """Write training and validation loss over steps as a PNG, from the rows of metrics.csv."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    train = [(int(row["step"]), float(row["train_loss"])) for row in rows if row["train_loss"]]
-    val = [(int(row["step"]), float(row["val_loss"])) for row in rows if row["val_loss"]]
-    _draw_curve(axes, train, "training, one batch", CURVES["train"])
+    train, val = (
+        [(int(row["step"]), float(row[name])) for row in rows if row[name]] for name in ("train_loss", "val_loss")
+    )
+    _draw_curve(axes, train, "training, one batch", TRAIN_CURVE)
     _draw_curve(axes, val, "validation, whole split", MARKED_CURVE)
     step, best = min(val, key=lambda point: point[1])
     axes.set_title(f"best validation loss {best:.4f}, at step {step}", fontsize=10)

@@ -148,7 +148,7 @@ def test_shapes_that_disagree_are_refused(seen):
     view = view_of(seen)
     with pytest.raises(ValueError, match="prompt text: patterns is"):
         render(replace(view, steps=[1, 2]))
-    with pytest.raises(ValueError, match="normalize=sigmoid: one of softmax, relu"):
+    with pytest.raises(ValueError, match="normalize=sigmoid: give one of softmax, relu"):
         render(replace(view, normalize="sigmoid"))
 
 

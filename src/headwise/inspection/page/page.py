@@ -3,10 +3,10 @@
     page = render(View(title="my run", steps=[0, 500], prompts=[prompt], n_kv_head=2))
     page.save("view.html")
 
-page.html, page.css and app.js are assembled here, and the data packed in. Patterns are stored as their lower triangles
-in 8 bits on a square-root scale (8 linear bits would round half of all weights to 0 at T = 256), each step as its
-difference from the one before, deflated, in base64. Arrays that heads share, such as the keys and values of grouped
-queries, are stored once.
+The parts are page.html, page.css, app.js, and the data. Patterns are stored as their lower triangles in 8 bits on a
+square-root scale (8 linear bits would round half of all weights to 0 at T = 256), each step as its difference from the
+step before, deflated, in base64. Arrays that heads share, such as the keys and values of grouped queries, are stored
+once.
 
 Dimensions: S steps, L layers, H heads, T tokens, D head_dim.
 """
@@ -31,8 +31,8 @@ from headwise.files import write_text
 from headwise.inspection.hooks import AttentionMap
 
 FOLDER = Path(__file__).parent
-MAX_BYTES, MAX_BYTES_ONE_STEP = 3_000_000, 2_000_000  # of the whole page, and of one with a single step
-MAX_LOSSES = 2000  # points of one loss curve: more than a screen has pixels
+MAX_BYTES, MAX_BYTES_ONE_STEP = 3_000_000, 2_000_000  # of the whole page, and of a page with a single step
+MAX_LOSSES = 2000  # points of one loss curve; a screen has no more pixels
 NORMALIZE = ("softmax", "relu")
 Head = tuple[int, int]  # layer, head
 
@@ -44,17 +44,17 @@ class Prompt:
     name: str
     labels: list[str]  # T tokens as they are shown (Tokenizer.label), any characters
     patterns: np.ndarray  # uint8 [S, L, H, T(T+1)/2], see `compand`
-    value_norms: np.ndarray  # float32 [S, L, H, T]: |v_j W_O|; times the weights they are the value-weighted map
+    value_norms: np.ndarray  # float32 [S, L, H, T]: |v_j W_O|; weights times these are value-weighted
     scores: dict[str, np.ndarray]  # metric -> [S, L, H]; NaN where it does not apply
-    maps: list[AttentionMap] = field(default_factory=list)  # of the last step, one for each layer, or none
-    heads: list[Head] | None = None  # whose q, k and v are stored, the most important first; None: all of maps
+    maps: list[AttentionMap] = field(default_factory=list)  # of the last step, one for each layer; or empty
+    heads: list[Head] | None = None  # heads whose q, k and v are stored, the most important first; None: all of maps
     generated_from: int | None = None  # index of the first token that the model generated; None: none of them
     note: str = ""  # shown beside the tokens
 
 
 @dataclass
 class View:
-    """All that a page shows."""
+    """The contents of a page."""
 
     title: str
     steps: list[int]  # S recorded steps, ascending; one for a finished model
@@ -62,7 +62,7 @@ class View:
     n_kv_head: int  # H // n_kv_head heads share each key/value head
     normalize: str = "softmax"  # or "relu": max(score, 0) / number of visible keys
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # "train", "val" -> (step, loss)
-    start: dict[str, Any] = field(default_factory=dict)  # what is shown first, as in the URL's hash
+    start: dict[str, Any] = field(default_factory=dict)  # what is shown first, in the terms of the URL's hash
 
 
 class Page(str):
@@ -85,19 +85,19 @@ class Page(str):
 
 def compand(pattern: np.ndarray) -> np.ndarray:
     """Return patterns [..., T, T] as uint8 [..., T(T+1)/2]: the lower triangle, row after row, as
-    round(255 sqrt(weight)), which is at most 0.004 off. Weights above 1, which only relu has, are stored as 1."""
+    round(255 sqrt(weight)), which is off by at most 0.004. Weights above 1, which only relu has, are stored as 1."""
     rows, columns = np.tril_indices(pattern.shape[-1])
     return np.round(255 * np.sqrt(pattern[..., rows, columns].clip(0, 1))).astype(np.uint8)
 
 
 def render(view: View, max_bytes: int | None = None) -> Page:
-    """Return the page, of at most `max_bytes` if possible; None is 3 MB, or 2 MB for a single step. Raise ValueError if
-    shapes disagree.
+    """Return the page, of at most `max_bytes` if possible; None means 3 MB, or 2 MB for a single step. Raise ValueError
+    if the shapes of the view's arrays do not match.
 
-    What does not fit is left out, and the page says so: first steps between the first and the last, evenly, then
-    vectors of each prompt's last heads. Vectors are left out before steps only where they alone would take more than
+    What does not fit is left out, and the page says so: first steps between the first and the last, evenly, then q, k
+    and v of the last heads of each prompt. These are left out before steps only where they alone would take more than
     half of the page."""
-    _check_shapes(view)
+    _require_matching_shapes(view)
     max_bytes = max_bytes or (MAX_BYTES if len(view.steps) > 1 else MAX_BYTES_ONE_STEP)
     builder, steps = _Builder(view, max_bytes), np.arange(len(view.steps))
     n_heads = len(builder.heads)
@@ -113,10 +113,10 @@ def render(view: View, max_bytes: int | None = None) -> Page:
     return Page(builder.build(steps, n_heads))
 
 
-def _check_shapes(view: View) -> None:
-    """Raise ValueError if the arrays of the view do not fit one another."""
+def _require_matching_shapes(view: View) -> None:
+    """Raise ValueError if the arrays of the view do not match one another."""
     if view.normalize not in NORMALIZE:
-        raise ValueError(f"normalize={view.normalize}: one of {', '.join(NORMALIZE)}")
+        raise ValueError(f"normalize={view.normalize}: give one of {', '.join(NORMALIZE)}")
     for prompt in view.prompts:
         heads, t = (len(view.steps), *prompt.patterns.shape[1:3]), len(prompt.labels)
         expected = {"patterns": (*heads, t * (t + 1) // 2), "value_norms": (*heads, t)}
@@ -124,19 +124,20 @@ def _check_shapes(view: View) -> None:
         for name, array in arrays.items():
             if array.shape != expected.get(name, heads):
                 raise ValueError(f"prompt {prompt.name}: {name} is {array.shape}, not {expected.get(name, heads)}")
-        if prompt.patterns.dtype != np.uint8 or heads[2] % view.n_kv_head:
-            found = f"{prompt.patterns.dtype}, {heads[2]} heads, {view.n_kv_head} shared"
-            raise ValueError(f"prompt {prompt.name}: {found}")
+        if prompt.patterns.dtype != np.uint8:
+            raise ValueError(f"prompt {prompt.name}: patterns are {prompt.patterns.dtype}, not uint8; see compand")
+        if heads[2] % view.n_kv_head:
+            raise ValueError(f"prompt {prompt.name}: {heads[2]} heads cannot share {view.n_kv_head} key/value heads")
 
 
 class _Builder:
-    """Builds pages of one view with more or fewer steps and heads. Each array is deflated once for all of them."""
+    """Builds pages of one view with different numbers of steps and heads. Each array is deflated once for all."""
 
     def __init__(self, view: View, max_bytes: int):
         self.view, self.max_bytes = view, max_bytes
-        of_prompts = [[(prompt, head) for head in _heads_of(prompt)] for prompt in view.prompts]
+        of_prompts = [[(prompt, head) for head in _stored_heads(prompt)] for prompt in view.prompts]
         self.heads = [pair for turn in zip_longest(*of_prompts) for pair in turn if pair is not None]  # in turns
-        self.deflated: dict[bytes, str] = {}  # array -> text
+        self.deflated: dict[bytes, str] = {}  # array -> its text in base64
         self.blobs: dict[str, int] = {}  # text -> its index in the page that is being built
 
     def add(self, array: np.ndarray) -> int:
@@ -148,51 +149,18 @@ class _Builder:
 
     def add_vectors(self, prompt: Prompt, head: Head) -> dict[str, Any]:
         """Add one head's q, k and v [T, D] and the lower triangle of its pattern, float32."""
-        one = prompt.maps[head[0]]
-        shared = head[1] // (one.q.size(1) // one.k.size(1))
-        arrays = {"q": one.q[0, head[1]], "k": one.k[0, shared], "v": one.v[0, shared]}
-        arrays["pattern"] = one.pattern[0, head[1]][np.tril_indices(len(prompt.labels))]
+        layer_map = prompt.maps[head[0]]
+        kv_head = head[1] // (layer_map.q.size(1) // layer_map.k.size(1))
+        arrays = {"q": layer_map.q[0, head[1]], "k": layer_map.k[0, kv_head], "v": layer_map.v[0, kv_head]}
+        arrays["pattern"] = layer_map.pattern[0, head[1]][np.tril_indices(len(prompt.labels))]
         indices = {name: self.add(array.numpy().astype("<f4")) for name, array in arrays.items()}
-        return {"layer": int(head[0]), "head": int(head[1]), "width": one.q.size(-1), **indices}
+        return {"layer": int(head[0]), "head": int(head[1]), "width": layer_map.q.size(-1), **indices}
 
-    def build(self, steps: np.ndarray, n_heads: int) -> str:
-        """Return the page with these steps (indices) and the vectors of the first heads."""
-        view, self.blobs = self.view, {}
-        prompts = [self.prompt(prompt, steps, n_heads) for prompt in view.prompts]
-        stride = max([1, *(-(-len(points) // MAX_LOSSES) for points in view.losses.values())])
-        data = {
-            "format": 1,
-            "title": view.title,
-            "steps": [int(view.steps[i]) for i in steps],
-            "kv_heads": view.n_kv_head,
-            "normalize": view.normalize,
-            "losses": {
-                name: [[int(s), _finite(y)] for s, y in points[::stride]] for name, points in view.losses.items()
-            },
-            "start": view.start,
-            "stored": {
-                "budget": self.max_bytes,
-                "steps": [len(steps), len(view.steps)],
-                "heads": [n_heads, len(self.heads)],
-                "loss_stride": stride,
-            },
-            "prompts": prompts,
-            "blobs": list(self.blobs),
-        }
-        text = json.dumps(data, allow_nan=False, default=str, separators=(",", ":"))  # ASCII: U+2028 and so on escaped
-        for char in "<>&":
-            text = text.replace(char, f"\\u{ord(char):04x}")
-        parts = {"title": _escape(view.title), "summary": _summary(view), "data": text}
-        template, parts["style"], parts["script"] = (
-            (FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "app.js")
-        )
-        return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
-
-    def prompt(self, prompt: Prompt, steps: np.ndarray, n_heads: int) -> dict[str, Any]:
-        """Return a prompt's part of the page's data."""
+    def add_prompt(self, prompt: Prompt, steps: np.ndarray, n_heads: int) -> dict[str, Any]:
+        """Add a prompt's arrays and return its part of the page's data."""
         patterns = prompt.patterns[steps]
         changes = patterns.copy()
-        changes[1:] -= patterns[:-1]  # modulo 256, as when the page adds them up
+        changes[1:] -= patterns[:-1]  # modulo 256, as is their sum in the page
         return {
             "name": prompt.name,
             "labels": prompt.labels,
@@ -202,18 +170,51 @@ class _Builder:
             "heads": patterns.shape[2],
             "patterns": self.add(changes),
             "value_norms": self.add(prompt.value_norms[steps].astype("<f4")),
-            "scores": {name: [_finite(x) for x in scores[steps].flat] for name, scores in prompt.scores.items()},
-            "vectors": [self.add_vectors(prompt, head) for one, head in self.heads[:n_heads] if one is prompt],
+            "scores": {name: [_five_digits(x) for x in scores[steps].flat] for name, scores in prompt.scores.items()},
+            "vectors": [self.add_vectors(prompt, head) for owner, head in self.heads[:n_heads] if owner is prompt],
         }
 
+    def build(self, steps: np.ndarray, n_heads: int) -> str:
+        """Return the page with these steps (indices) and the q, k and v of the first heads."""
+        view, self.blobs = self.view, {}
+        stride = max([1, *(-(-len(points) // MAX_LOSSES) for points in view.losses.values())])
+        data = {
+            "format": 1,
+            "title": view.title,
+            "steps": [int(view.steps[i]) for i in steps],
+            "kv_heads": view.n_kv_head,
+            "normalize": view.normalize,
+            "losses": {
+                name: [[int(step), _five_digits(loss)] for step, loss in points[::stride]]
+                for name, points in view.losses.items()
+            },
+            "start": view.start,
+            "stored": {
+                "budget": self.max_bytes,
+                "steps": [len(steps), len(view.steps)],
+                "heads": [n_heads, len(self.heads)],
+                "loss_stride": stride,
+            },
+            "prompts": [self.add_prompt(prompt, steps, n_heads) for prompt in view.prompts],
+            "blobs": list(self.blobs),
+        }
+        text = json.dumps(data, allow_nan=False, default=str, separators=(",", ":"))  # ASCII: U+2028 is escaped
+        for char in "<>&":
+            text = text.replace(char, f"\\u{ord(char):04x}")
+        parts = {"title": _escape(view.title), "summary": _summary(view), "data": text}
+        template, parts["style"], parts["script"] = (
+            (FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "app.js")
+        )
+        return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
-def _heads_of(prompt: Prompt) -> list[Head]:
-    """Return the heads whose vectors are stored as far as there is room."""
+
+def _stored_heads(prompt: Prompt) -> list[Head]:
+    """Return the heads whose q, k and v are stored as far as there is room."""
     return prompt.heads if prompt.heads is not None else list(np.ndindex(len(prompt.maps), prompt.patterns.shape[2]))
 
 
-def _finite(x: float) -> float | None:
-    """Return five digits of a number, or None, as JSON has no NaN."""
+def _five_digits(x: float) -> float | None:
+    """Return a number rounded to five significant digits; None for NaN and infinity, which JSON lacks."""
     return float(f"{x:.5g}") if math.isfinite(x) else None
 
 
@@ -223,7 +224,7 @@ def _escape(text: str) -> str:
 
 
 def _summary(view: View) -> str:
-    """Return every head's scores at the last step as HTML tables, for readers without scripts."""
+    """Return every head's scores at the last step as HTML tables, for readers without JavaScript."""
     tables = []
     for prompt in view.prompts:
         names = "".join(f'<th scope="col">{_escape(name)}</th>' for name in prompt.scores)
@@ -232,7 +233,7 @@ def _summary(view: View) -> str:
             values = (float(scores[-1, layer, head]) for scores in prompt.scores.values())
             cells = "".join(f"<td>{x:.3g}</td>" if math.isfinite(x) else "<td>–</td>" for x in values)
             rows.append(f'<tr><th scope="row">{layer}.{head}</th>{cells}</tr>')
-        caption = f"Prompt {_escape(prompt.name)}, step {view.steps[-1]}: <q>{_escape(' '.join(prompt.labels))}</q>"
+        caption = f"Input {_escape(prompt.name)}, step {view.steps[-1]}: <q>{_escape(' '.join(prompt.labels))}</q>"
         head_row = f'<tr><th scope="col">layer.head</th>{names}</tr>'
         tables.append(
             f"<table><caption>{caption}</caption><thead>{head_row}</thead><tbody>{''.join(rows)}</tbody></table>"
