@@ -10,7 +10,7 @@ help:  ## this list
 setup: .venv/dev  ## make .venv with everything that training and development need
 
 train: .venv/run  ## train the quickstart; make train ARGS="data=files data.path=my.txt" for your own text
-	$(BIN)/python scripts/train.py $(ARGS)
+	$(BIN)/headwise train $(ARGS)
 
 test: .venv/dev  ## run the tests (under ten minutes); make test ARGS="-k attention" for some of them
 	$(BIN)/pytest -m "not slow" $(ARGS)
