@@ -176,7 +176,7 @@ PLAIN = {
             "attends to the previous token: 55%; to the first token (an attention sink): 35%",
         ),
         ({"entropy": 0.95}, "spreads its attention almost evenly over all visible tokens"),
-        ({"own_token": 0.3}, "unclear: attends 3.2 tokens back on average, most to the token itself: 30%"),
+        ({"own_token": 0.3}, "has no clear target: attends 3.2 tokens back on average, most to the token itself: 30%"),
     ],
 )
 def test_head_description_names_what_the_head_attends_to_most(scores, description):

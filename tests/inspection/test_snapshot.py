@@ -83,18 +83,18 @@ def test_the_script_walks_through_a_head_and_opens_the_page_there(trained, tmp_p
     at = ["--layer", 1, "--head", 0, "--query", 4]
     flags = ["--checkpoint", trained, "--prompt", "The yield statement"]
     shown = script_here("attention", *flags, *at, "--output", "a.html", cwd=tmp_path).stdout
-    assert shown.startswith("Head 1.0 (layer 1, head 0), query 4 y\nWhat it seems to do, over the whole text: ")
+    assert shown.startswith("Head 1.0 (layer 1, head 0), query 4 y\nOver the whole text, this head ")
     assert shown.endswith("a.html\n")
     data = data_of((tmp_path / "a.html").read_text())
     assert data["start"] == {"layer": 1, "head": 0, "query": 4, "walk": 1}
     assert [data["prompts"][0]["vectors"][0][name] for name in ("layer", "head")] == [1, 0]
-    told = json.loads(script_here("attention", *flags, *at, "--heads", "--json", cwd=tmp_path).stdout)
-    assert told["walkthrough"]["tokens"][4] == "y"
-    assert [(row["layer"], row["head"]) for row in told["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert told["walkthrough"]["description"] == told["heads"][2]["description"]
+    numbers = json.loads(script_here("attention", *flags, *at, "--heads", "--json", cwd=tmp_path).stdout)
+    assert numbers["walkthrough"]["tokens"][4] == "y"
+    assert [(row["layer"], row["head"]) for row in numbers["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert numbers["walkthrough"]["description"] == numbers["heads"][2]["description"]
     table = script_here("attention", *flags, "--heads", cwd=tmp_path).stdout
     assert table.count("\n1.0 ") == 2
-    assert told["heads"][2]["description"].split()[0] in table
+    assert numbers["heads"][2]["description"].split()[0] in table
 
 
 @pytest.mark.parametrize(

@@ -38,37 +38,37 @@ def walk_of(kind="qwen3", text=TEXT, layer=1, head=2, query=7, tokenizer=None):
 
 def printed(walk, width):
     out = io.StringIO()
-    print_walkthrough(walk, "looks at lions", console_of(out, width))
+    print_walkthrough(walk, "attends to lions", console_of(out, width))
     return out.getvalue()
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_number_of_the_json_follows_from_those_before_it(kind):
     """By numpy in double precision, from q, k, v, W_O and the stream alone."""
-    told = json.loads(json.dumps(walk_of(kind).as_json()))
-    q, k, v, w_o = (np.array(told[name]) for name in ("q", "k", "v", "w_o"))
-    query, width = told["query"], len(q)
+    numbers = json.loads(json.dumps(walk_of(kind).as_json()))
+    q, k, v, w_o = (np.array(numbers[name]) for name in ("q", "k", "v", "w_o"))
+    query, width = numbers["query"], len(q)
     scores = k @ q
     scaled = scores / math.sqrt(width)
-    projected = np.array(told["w_q"]) @ told["x"] + told["b_q"]
-    assert np.allclose(told["projected"], projected, atol=1e-5)
-    assert told["projected_then"] == ([] if kind == "gpt2" else ["normed", "rotated by position"])
-    if not told["projected_then"]:
+    projected = np.array(numbers["w_q"]) @ numbers["x"] + numbers["b_q"]
+    assert np.allclose(numbers["projected"], projected, atol=1e-5)
+    assert numbers["projected_then"] == ([] if kind == "gpt2" else ["normalized", "rotated by position"])
+    if not numbers["projected_then"]:
         assert np.allclose(q, projected, atol=1e-5)
-    assert np.allclose(told["scores"], scores, atol=1e-4)
-    assert np.allclose(told["scaled_scores"], scaled, atol=1e-4)
-    assert [x is None for x in told["masked_scores"]] == [j > query for j in range(len(TEXT))]
+    assert np.allclose(numbers["scores"], scores, atol=1e-4)
+    assert np.allclose(numbers["scaled_scores"], scaled, atol=1e-4)
+    assert [x is None for x in numbers["masked_scores"]] == [j > query for j in range(len(TEXT))]
     seen = scaled[: query + 1]
     weights = np.maximum(seen, 0) / (query + 1) if kind == "relu" else np.exp(seen) / np.exp(seen).sum()
-    assert np.allclose(told["pattern"][: query + 1], weights, atol=1e-5)
-    assert told["pattern"][query + 1 :] == [0] * (len(TEXT) - query - 1)
+    assert np.allclose(numbers["pattern"][: query + 1], weights, atol=1e-5)
+    assert numbers["pattern"][query + 1 :] == [0] * (len(TEXT) - query - 1)
     z = weights @ v[: query + 1]
-    assert np.allclose(told["weighted_values"][3], weights[3] * v[3], atol=1e-5)
-    assert np.allclose(told["z"], z, atol=1e-5)
-    assert np.allclose(told["result"], z @ w_o, atol=1e-4)
-    assert told["result"] == told["results"][told["head"]]
-    after = np.array(told["before"]) + np.sum(told["results"], 0) + told["bias"]
-    assert np.allclose(told["after"], after, atol=1e-4)
+    assert np.allclose(numbers["weighted_values"][3], weights[3] * v[3], atol=1e-5)
+    assert np.allclose(numbers["z"], z, atol=1e-5)
+    assert np.allclose(numbers["result"], z @ w_o, atol=1e-4)
+    assert numbers["result"] == numbers["results"][numbers["head"]]
+    after = np.array(numbers["before"]) + np.sum(numbers["results"], 0) + numbers["bias"]
+    assert np.allclose(numbers["after"], after, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -153,7 +153,7 @@ def test_any_tokens_fit_any_width_and_nothing_is_markup(width, text):
 def test_of_many_keys_the_heaviest_are_shown_and_the_rest_counted():
     walk = walk_of(text="so they left right away.", query=20)
     out = printed(walk, 80)
-    assert "The 16 keys of the greatest weights; the other 5 count in every sum." in out
+    assert "The 16 keys with the greatest weights; the other 5 count in every sum." in out
     for j in walk.pattern[:21].topk(16).indices.tolist():
         assert f"{j:>3} {walk.tokens[j]}" in out
 

@@ -152,8 +152,8 @@ ATTENDED_TO = {  # metric -> the keys on which it measures the share of attentio
 
 
 def head_description(scores: Mapping[str, float]) -> str:
-    """Return a description in words of a head with these scores: own_token, the metrics that were measured, and
-    ov_copying if it was."""
+    """Return a description of a head with these scores, which continues "this head ...": own_token, the metrics that
+    were measured, and ov_copying if it was."""
     shares = {name: scores[name] for name in sorted(ATTENDED_TO.keys() & scores.keys(), key=lambda name: -scores[name])}
     if scores["entropy"] == scores["mean_distance"] == scores["own_token"] == 0:
         return "attends to nothing: all its weights are 0"
@@ -165,7 +165,7 @@ def head_description(scores: Mapping[str, float]) -> str:
     else:
         nearest = max(shares, key=lambda name: shares[name])
         distance = f"{scores['mean_distance']:.1f} tokens back on average"
-        return f"unclear: attends {distance}, most to {ATTENDED_TO[nearest]}: {shares[nearest]:.0%}"
+        return f"has no clear target: attends {distance}, most to {ATTENDED_TO[nearest]}: {shares[nearest]:.0%}"
     copying = scores.get("ov_copying", 0.0)
     if abs(copying) >= COPIES:
         parts.append(f"makes the tokens it attends to {'more' if copying > 0 else 'less'} likely to come next")

@@ -1,10 +1,10 @@
-"""One head for one query, number by number: from q, k and v to its effect on the next prediction.
+"""The computation of one head for one query, number by number: from q, k and v to its effect on the next token.
 
     walkthrough = Walkthrough(checkpoint, ids, layer=1, head=2, query=7)
     walkthrough.pattern[3]  # the weight of token 3
     print(json.dumps(walkthrough.as_json()))
 
-tables.py prints them.
+tables.py prints it.
 
 Dimensions: T tokens, D head_dim, H heads, L layers, C = n_embd, V = vocab_size.
 """
@@ -23,12 +23,12 @@ from headwise.inspection.effects import FrozenNorm, ResidualStream
 from headwise.inspection.hooks import run_and_capture
 from headwise.model.gpt import Block
 
-TOP = 5  # tokens in a list of the likeliest, the most raised, the most lowered
+TOP = 5  # tokens in a list of the most likely, the most raised, the most lowered
 
 
 class Walkthrough:
-    """What head `head` of layer `layer` computes for token number `query` of a text. Rows over keys have all T tokens,
-    the masked ones too. Raise UserError if a number is out of range."""
+    """What head `head` of layer `layer` computes for token number `query` of a text. Attributes over keys have all T
+    tokens, the masked ones too. Raise UserError if a number is out of range."""
 
     @torch.no_grad()
     def __init__(self, checkpoint: Checkpoint, ids: list[int], layer: int, head: int, query: int):
@@ -53,7 +53,7 @@ class Walkthrough:
         self.w_q = qkv.weight[rows].float()  # [D, C]
         self.b_q = self.w_q.new_zeros(d) if qkv.bias is None else qkv.bias[rows].float()  # [D]
         self.projected = self.w_q @ self.x + self.b_q  # [D]
-        self.projected_then = ["normed"] * config.qk_norm + ["rotated by position"] * (config.position == "rotary")
+        self.projected_then = ["normalized"] * config.qk_norm + ["rotated by position"] * (config.position == "rotary")
         self.q = maps[layer].q[0, head, query]  # [D]
         self.k, self.v = maps[layer].k[0, kv_head], maps[layer].v[0, kv_head]  # [T, D]
         self.scores = self.k @ self.q  # [T]
@@ -71,32 +71,32 @@ class Walkthrough:
         self.logits = logits[0, query]  # [V], the model's, of the next token
         self.next_token = ids[query + 1] if query + 1 < len(ids) else None  # the text's
 
-        norm, others = FrozenNorm(model, parts.total()), parts.embedding[0] + parts.bias.sum(0) + mlp.sum(0)
+        norm, rest = FrozenNorm(model, parts.total()), parts.embedding[0] + parts.bias.sum(0) + mlp.sum(0)
         head_logits = norm.logits(heads)  # [L, H, V]
-        logits_of_parts = head_logits.sum((0, 1)) + norm.logits(others)[0, 0] + norm.bias @ norm.unembedding.T
+        logits_of_parts = head_logits.sum((0, 1)) + norm.logits(rest)[0, 0] + norm.bias @ norm.unembedding.T
         self.logit_changes = head_logits[layer, head] - head_logits[layer, head].mean()  # [V], of the result
         self.pattern_error = float((self.pattern - maps[layer].pattern[0, head, query]).abs().max())
         self.logits_error = float((logits_of_parts - self.logits).abs().max())
 
     def likeliest(self) -> dict[str, float]:
-        """Return the likeliest next tokens and their probabilities."""
+        """Return the most likely next tokens and their probabilities."""
         return self._top(self.logits.softmax(-1))
 
     def raised(self) -> dict[str, float]:
-        """Return the tokens whose logits the head raises most, with the changes."""
+        """Return the tokens whose logits the head raises most, with the changes of the logits."""
         return self._top(self.logit_changes)
 
     def lowered(self) -> dict[str, float]:
-        """Return the tokens whose logits the head lowers most, with the changes."""
+        """Return the tokens whose logits the head lowers most, with the changes of the logits."""
         return {token: -x for token, x in self._top(-self.logit_changes).items()}
 
     def _top(self, values: Tensor) -> dict[str, float]:
-        """Return the tokens of the greatest of the values [V]."""
+        """Return the tokens with the greatest values [V], and these values."""
         top = values.topk(min(TOP, len(values)))
         return {self.label(i): x for x, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)}
 
     def as_json(self) -> dict[str, Any]:
-        """Return every number in full; minus infinity is None."""
+        """Return every attribute in full, for json.dumps; minus infinity is None."""
         fields = {name: x.tolist() if isinstance(x, Tensor) else x for name, x in vars(self).items() if name != "label"}
         fields["masked_scores"] = [None if x == -math.inf else x for x in fields["masked_scores"]]
         fields["next_token"] = None if self.next_token is None else self.label(self.next_token)
