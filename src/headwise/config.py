@@ -287,15 +287,12 @@ def schema_fields(schema: Any, prefix: str = "") -> Iterator[tuple[str, Field]]:
             yield f"{prefix}{one.name}", one
 
 
-def dotted_keys(config: DictConfig) -> Iterator[str]:
+def dotted_keys(config: DictConfig | dict, prefix: str = "") -> Iterator[str]:
     """Yield every key of a configuration, groups included, as it is written on the command line."""
     from omegaconf import OmegaConf
 
-    def walk(values: dict, prefix: str) -> Iterator[str]:
-        for key, value in values.items():
-            yield f"{prefix}{key}"
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-
-    values: Any = OmegaConf.to_container(config)
-    return walk(values, "")
+    values: Any = config if isinstance(config, dict) else OmegaConf.to_container(config)
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from dotted_keys(value, f"{prefix}{key}.")
