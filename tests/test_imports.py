@@ -20,7 +20,7 @@ inspection.page.page inspection.recorder inspection.walkthrough inspection.snaps
 distributed.strategies
 training.clock training.schedules training.optimizers training.lightning_module training.loggers training.metrics
 training.resolve training.resume training.callbacks training.summary distributed.estimate training.build training.train
-config_errors sweep.multirun launch sweep.rows sweep.page sweep.report sweep.space sweep.study sweep.search
+config_errors sweep.multirun launch sweep.rows sweep.report sweep.space sweep.study sweep.search
 commands.train commands.prepare commands.generate commands.evaluate commands.attention commands.export commands.sweep
 commands.main
 """.split()  # noqa: SIM905

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headwise.sweep.page import write_page
+from headwise.sweep.report import write_page
 from headwise.sweep.rows import Row
 
 NASTY = "<img src=x onerror=alert(1)>"

@@ -19,7 +19,7 @@ from headwise.inspection.head_scores import REPEATS_METRICS, THRESHOLDS
 from headwise.sweep.multirun import ENDED
 
 STATES = ("complete", "running", "unfinished", "pruned", "failed")  # in the order of the tables
-BRIEF = 18  # characters of a value in a table or picture
+BRIEF = 18  # characters of a value in a table or plot
 LOCATION = ("run_dir", "resume")  # overrides that say where a run is, not what it is
 
 
@@ -39,16 +39,25 @@ class Row:
     n_heads: int = 0
     val_losses: list[tuple[int, float]] = field(default_factory=list)  # (step, nats per token)
     why: str = ""  # it was pruned or failed
+    code: int | None = None  # exit code of a run that failed, None for a bug
 
     @property
     def values(self) -> dict[str, str]:
-        """The overrides as key -> value."""
-        pairs = map(split_override, self.overrides)
-        return {key: value for key, value in pairs if key not in LOCATION}
+        """Return the overrides as key -> value."""
+        return {key: value for key, value in map(split_override, self.overrides) if key not in LOCATION}
+
+    def text_of(self, key: str) -> str:
+        """Return a key's value for a table: at most four digits of a number, or a dash if the run does not set it."""
+        return four_digits(self.values.get(key, "–"))
+
+    @property
+    def loss_text(self) -> str:
+        """Return the validation loss with four decimals, or a dash."""
+        return f"{self.val_loss:.4f}" if math.isfinite(self.val_loss) else "–"
 
     @property
     def attention_page(self) -> Path | None:
-        """The page of the run's attention, or None if there is none."""
+        """Return the page of the run's attention, or None if there is none."""
         page = self.folder / "attention" / "view.html" if self.folder else None
         return page if page and page.is_file() else None
 
@@ -73,7 +82,7 @@ def row_of(number: int, folder: Path) -> Row | None:
         row.why = str(error)
     summary = read_json(folder / "summary.json")
     if ended:
-        row.state, row.why = ended["state"], ended["why"]
+        row.state, row.why, row.code = ended["state"], ended["why"], ended["code"]
     elif summary:
         row.state, row.seconds = "complete", summary["train_seconds"]
         row.val_loss, row.steps = summary["val_loss"], summary["steps"]
@@ -134,16 +143,26 @@ def best_of(rows: list[Row]) -> Row | None:
 
 def summary_of(rows: list[Row]) -> str:
     """Return in one line how many runs are in each state, and the best."""
-    counts = {state: sum(row.state == state for row in rows) for state in STATES}
-    summary, best = ", ".join(f"{count} {state}" for state, count in counts.items() if count), best_of(rows)
-    return (
-        f"{summary}. Best: run {best.number}, validation loss {best.val_loss:.4f} nats per token" if best else summary
-    )
+    counts, best = {state: sum(row.state == state for row in rows) for state in STATES}, best_of(rows)
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return f"{summary}. Best: run {best.number}, validation loss {best.loss_text} nats per token" if best else summary
 
 
 def metrics_in(rows: list[Row]) -> list[str]:
     """Return the head metrics that any run has."""
     return [metric for metric in THRESHOLDS if any(metric in row.head_counts for row in rows)]
+
+
+def split_override(override: str) -> tuple[str, str]:
+    """Return an override's key without + or ~, and its value without quotes."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value.strip("'\"")
+
+
+def short(override: str) -> str:
+    """Return an override with the last part of its key and four digits of a number."""
+    key, value = split_override(override)
+    return f"{key.split('.')[-1]}={four_digits(value)}"
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
@@ -164,15 +183,3 @@ def brief(value: str) -> str:
     """Return a value for a small space: four digits of a number, the end of a long text."""
     value = four_digits(value)
     return value if len(value) <= BRIEF else "…" + value[1 - BRIEF :]
-
-
-def split_override(override: str) -> tuple[str, str]:
-    """Return an override's key without + or ~, and its value without quotes."""
-    key, _, value = override.lstrip("+~").partition("=")
-    return key, value.strip("'\"")
-
-
-def short(override: str) -> str:
-    """Return an override with the last part of its key and four digits of a number."""
-    key, value = split_override(override)
-    return f"{key.split('.')[-1]}={four_digits(value)}"

@@ -12,12 +12,12 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import OmegaConf
 from optuna import Trial
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from headwise.config import TrainConfig, dotted_keys, schema_fields
 from headwise.errors import did_you_mean, require
@@ -37,54 +37,38 @@ def override_of(key: str, value: Plain) -> str:
 
 
 @dataclass
-class Choices:
-    """One of several values, or of several sets of overrides."""
+class Dimension:
+    """A key that varies: what Optuna draws for it, and the overrides that a drawn value stands for."""
 
     key: str
-    options: dict[Plain, list[str]]  # value of Optuna's parameter -> the overrides that it stands for
+    distribution: CategoricalDistribution | IntDistribution | FloatDistribution
+    choices: dict[Plain, list[str]] = field(default_factory=dict)  # value -> overrides; empty for a range
 
     def suggest(self, trial: Trial) -> list[str]:
-        """Return the overrides of a trial."""
-        return self.options[trial.suggest_categorical(self.key, list(self.options))]
-
-    def ends(self) -> list[list[str]]:
-        """Return the overrides of every choice."""
-        return list(self.options.values())
-
-    def values(self) -> list[Plain]:
-        """Return every value of Optuna's parameter."""
-        return list(self.options)
-
-
-@dataclass
-class Range:
-    """A number from `low` to `high`, both included."""
-
-    key: str
-    numbers: IntDistribution | FloatDistribution
-
-    def suggest(self, trial: Trial) -> list[str]:
-        """Return the override of a trial."""
-        numbers = self.numbers
-        if isinstance(numbers, IntDistribution):
-            value: float = trial.suggest_int(self.key, numbers.low, numbers.high, step=numbers.step, log=numbers.log)
+        """Return the overrides of a trial, which Optuna draws unless the trial has them already."""
+        drawn = self.distribution
+        if isinstance(drawn, CategoricalDistribution):
+            return self.choices[trial.suggest_categorical(self.key, drawn.choices)]
+        if isinstance(drawn, IntDistribution):
+            value: float = trial.suggest_int(self.key, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
         else:
-            value = trial.suggest_float(self.key, numbers.low, numbers.high, step=numbers.step, log=numbers.log)
+            value = trial.suggest_float(self.key, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
         return [override_of(self.key, value)]
 
     def ends(self) -> list[list[str]]:
-        """Return the overrides of the lowest and the highest number."""
-        return [[override_of(self.key, number)] for number in (self.numbers.low, self.numbers.high)]
+        """Return the overrides of every choice, or of the lowest and the highest number."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return list(self.choices.values())
+        return [[override_of(self.key, number)] for number in (self.distribution.low, self.distribution.high)]
 
     def values(self) -> list[Plain] | None:
-        """Return every number; None for a range without steps."""
-        low, high, step = self.numbers.low, self.numbers.high, self.numbers.step
-        if step is None or self.numbers.log:
+        """Return every value that Optuna can draw; None for a range without steps."""
+        drawn = self.distribution
+        if isinstance(drawn, CategoricalDistribution):
+            return list(drawn.choices)
+        if drawn.step is None or drawn.log:
             return None
-        return [low + i * step for i in range(round((high - low) / step) + 1)]
-
-
-Dimension = Choices | Range
+        return [drawn.low + i * drawn.step for i in range(round((drawn.high - drawn.low) / drawn.step) + 1)]
 
 
 def read_space(space: Mapping[str, Any]) -> list[Dimension]:
@@ -105,24 +89,22 @@ def keys_of(dimension: Dimension) -> list[str]:
 def read_dimension(key: str, given: Any) -> Dimension:
     """Return one entry of a space. Raises UserError."""
     if not isinstance(given, list):
-        return read_range(key, given)
+        return Dimension(key, read_range(key, given))
     require(bool(given), f"sweep.space: {key}=[] holds no choices")
     require(len(set(map(repr, given))) == len(given), f"sweep.space: {key}={given} holds a choice twice")
-    if all(isinstance(choice, Mapping) for choice in given):
-        return Choices(key, {name_of(choice): overrides_of(choice) for choice in given})
-    check_key(key)
-    plain = all(isinstance(choice, Plain) for choice in given)
-    require(plain, f"sweep.space: {key}={given} must be a list of plain values, or of mappings of keys to values")
-    return Choices(key, {choice: [override_of(key, choice)] for choice in given})
-
-
-def name_of(choice: Mapping[str, Any]) -> str:
-    """Return a choice of several keys as one name: n_layer=4 n_embd=32."""
-    return " ".join(f"{key.split('.')[-1]}={value}" for key, value in choice.items())
+    if all(isinstance(choice, Mapping) for choice in given):  # each is named by its overrides: n_layer=4 n_embd=32
+        names = [" ".join(f"{name.split('.')[-1]}={value}" for name, value in choice.items()) for choice in given]
+    else:
+        check_key(key)
+        plain = all(isinstance(choice, Plain) for choice in given)
+        require(plain, f"sweep.space: {key}={given} must be a list of plain values, or of mappings of keys to values")
+        names, given = given, [{key: choice} for choice in given]
+    choices: dict[Plain, list[str]] = {name: overrides_of(choice) for name, choice in zip(names, given, strict=True)}
+    return Dimension(key, CategoricalDistribution(list(choices)), choices)
 
 
 def overrides_of(choice: Mapping[str, Any]) -> list[str]:
-    """Return a choice of several keys as overrides. Raises UserError."""
+    """Return a choice as overrides. Raises UserError."""
     require(bool(choice), "sweep.space: {} sets no key")
     for key, value in choice.items():
         check_key(key)
@@ -130,7 +112,7 @@ def overrides_of(choice: Mapping[str, Any]) -> list[str]:
     return [override_of(key, value) for key, value in choice.items()]
 
 
-def read_range(key: str, given: Any) -> Range:
+def read_range(key: str, given: Any) -> IntDistribution | FloatDistribution:
     """Return a range given as {low, high, log, step}. Raises UserError. `high` becomes the last of the steps."""
     form = f"sweep.space: {key}={given} must be a list of choices, or {{low: ..., high: ...}} with log or step"
     require(isinstance(given, Mapping), form)
@@ -146,17 +128,17 @@ def read_range(key: str, given: Any) -> Range:
     require(log in (None, True, False), f"sweep.space: {key}: log={log} must be true or false")
     require(not log or low > 0, f"sweep.space: {key}: low={low} must be above 0 with log=true")
     require(step is None or (step > 0 and not log), f"sweep.space: {key}: step={step} must be above 0, and without log")
-    field = dict(schema_fields(TrainConfig())).get(key)
-    types = str(field.type).split(" | ") if field else []
+    schema = dict(schema_fields(TrainConfig()))
+    types = str(schema[key].type).split(" | ") if key in schema else []
     numeric = "int" in types or "float" in types
     require(numeric, f"sweep.space: {key} takes no numbers; give a list of choices such as [...]")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not divisible by `step`")  # Optuna then lowers `high`
         if "float" in types:
-            return Range(key, FloatDistribution(low, high, log=bool(log), step=step))
+            return FloatDistribution(low, high, log=bool(log), step=step)
         whole = all(value == int(value) for value in numbers)
         require(whole, f"sweep.space: {key}={given}: {key} takes whole numbers")
-        return Range(key, IntDistribution(int(low), int(high), log=bool(log), step=int(step or 1)))
+        return IntDistribution(int(low), int(high), log=bool(log), step=int(step or 1))
 
 
 def check_key(key: str) -> None:
