@@ -1,4 +1,4 @@
-"""A sweep's folder with a run in each state, without any training."""
+"""A folder of a sweep with a run in each state, made without training."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tests.sweep.small import NASTY
 
 
 def make_run(folder, number, overrides, losses, summary=None, heads=()):
-    """A run's folder as a training leaves it."""
+    """Write the files of a run."""
     run = folder / str(number)
     (run / "attention").mkdir(parents=True)
     (run / "overrides.yaml").write_text(yaml.safe_dump(overrides))

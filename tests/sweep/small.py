@@ -1,4 +1,4 @@
-"""Sweeps of models that train in a second, and what they leave."""
+"""Sweeps of models that train in a second, and their tables."""
 
 import csv
 import subprocess
@@ -15,17 +15,17 @@ NASTY = "<script>alert('$x$')</script>"  # as a value: it must be shown, not run
 
 
 def sweep_here(cwd, run_dir, *overrides, ok=True):
-    """scripts/sweep.py in this process."""
+    """Run scripts/sweep.py in this process."""
     return script_here("sweep", *TINIEST, f"run_dir={run_dir}", *overrides, cwd=cwd, ok=ok)
 
 
 def start_sweep(cwd, run_dir, *overrides):
-    """The same in a process of its own, to interrupt."""
+    """Start scripts/sweep.py in another process, which can be interrupted."""
     command = [sys.executable, ROOT / "scripts/sweep.py", *TINIEST, f"run_dir={run_dir}", *overrides]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def table(folder):
-    """The rows of sweep.csv."""
+    """Return the rows of sweep.csv."""
     with (folder / "sweep.csv").open() as file:
         return list(csv.DictReader(file))

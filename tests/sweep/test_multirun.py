@@ -1,4 +1,4 @@
-"""Grids by Hydra: one folder for all, whatever process a job runs in; those that fail are named, the others go on."""
+"""Grids: one folder for all runs, whatever process they train in; failed runs are named and do not stop the others."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.small import ROOT, listen, script, script_here
 from tests.sweep.small import TINIEST, table
 
 
-def test_a_grid_ends_with_a_table_of_what_varies(tmp_path):
+def test_grid_ends_with_a_table_of_what_varies(tmp_path):
     grid = ["optimizer.lr=0.01,1e30", "seed=5,7", "-m", "run_dir=out"]
     result = script_here("train", *TINIEST, *grid, cwd=tmp_path, ok=False)
     assert result.returncode == 1
@@ -39,8 +39,8 @@ def test_a_grid_ends_with_a_table_of_what_varies(tmp_path):
     assert "best             run" in result.stdout
 
 
-def test_a_grid_that_was_interrupted_goes_on_and_repeats_nothing(tmp_path):
-    """One run is there, one has failed by a rate that is since given up, one has not begun."""
+def test_interrupted_grid_continues_and_repeats_nothing(tmp_path):
+    """One run is complete, one has failed for a reason that is gone, one has not started."""
     grid = ["-m", "run_dir=out", "resume=auto"]
     script_here("train", *TINIEST, "seed=5", *grid, cwd=tmp_path)
     before = (tmp_path / "out/0/metrics.csv").stat().st_mtime_ns
@@ -53,14 +53,14 @@ def test_a_grid_that_was_interrupted_goes_on_and_repeats_nothing(tmp_path):
     ]
 
 
-def test_a_grid_of_which_nothing_can_be_trained_leaves_nothing(tmp_path):
+def test_grid_in_which_nothing_can_be_trained_leaves_no_files(tmp_path):
     for wrong in ("model.n_embd=9,11", "model.n_lyer=1,2"):
         result = script_here("train", *TINIEST, "-m", wrong, "run_dir=out", cwd=tmp_path, ok=False)
         assert (result.returncode, result.stdout) == (2, "")
         assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_grid_is_refused_where_it_cannot_be_what_is_meant_and_nothing_is_touched(tmp_path):
+def test_grid_that_cannot_run_is_refused_and_changes_nothing(tmp_path):
     for held, wrong, message in (
         ("0", ["seed=5,7"], "run_dir=out already holds runs; give resume=auto to continue them, or another run_dir"),
         ("study", ["seed=5,7"], "run_dir=out holds a search of headwise sweep; give another run_dir"),
@@ -68,7 +68,7 @@ def test_a_grid_is_refused_where_it_cannot_be_what_is_meant_and_nothing_is_touch
     ):
         folder = tmp_path / held / "out"
         (folder / held).mkdir(parents=True)
-        (folder / held / "config.yaml").write_text("kept")
+        (folder / held / "config.yaml").write_text("content")
         result = script_here("train", *TINIEST, "-m", *wrong, "run_dir=out", cwd=tmp_path / held, ok=False)
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith(f"error: {message}")
@@ -78,7 +78,17 @@ def test_a_grid_is_refused_where_it_cannot_be_what_is_meant_and_nothing_is_touch
     assert result.stderr.startswith("error: seed=5,7: several values make several runs, with -m; a list")
 
 
-def test_a_run_that_another_process_is_writing_is_left_alone(tmp_path):
+def test_grid_counts_the_runs_of_every_hydra_sweep_syntax(tmp_path):
+    """glob(*) needs Hydra's own list of a group's files; of a key given twice the last value counts."""
+    syntax = ["seed=range(1,3)", "model=glob(*)", "optimizer.lr=1,2", "optimizer.lr=choice(1e-2)", "logger=csv,none"]
+    wrong = "model.n_embd=9"  # ends each run at once
+    result = script_here("train", *TINIEST, *syntax, wrong, "-m", "run_dir=out", cwd=tmp_path, ok=False)
+    assert "headwise: run 7 (of 8): logger=none,model=qwen3,optimizer.lr=0.01,seed=2" in result.stderr
+    assert "run 8" not in result.stderr
+    assert "Warning" not in result.stderr
+
+
+def test_run_of_a_grid_that_another_process_writes_fails_alone(tmp_path):
     with claimed(tmp_path / "out/0", "run_dir"):
         result = script_here("train", *TINIEST, "-m", "seed=5,7", "run_dir=out", cwd=tmp_path, ok=False)
     assert result.returncode == 1
@@ -86,8 +96,8 @@ def test_a_run_that_another_process_is_writing_is_left_alone(tmp_path):
     assert [(row["run"], row["state"]) for row in table(tmp_path / "out")] == [("0", "failed"), ("1", "complete")]
 
 
-def test_runs_at_a_time_share_one_folder_and_have_the_losses_of_runs_in_turn(tmp_path):
-    """joblib, in processes of their own, with a run_dir that only the first process knows."""
+def test_grid_with_joblib_has_the_losses_of_a_grid_in_one_process(tmp_path):
+    """And one folder, although only the first process knows run_dir."""
     grid = [*TINIEST, "-m", "seed=5,7"]
     script_here("train", *grid, "run_dir=turn", cwd=tmp_path)
     result = script("train", *grid, "hydra/launcher=joblib", cwd=tmp_path)
@@ -100,7 +110,7 @@ def test_runs_at_a_time_share_one_folder_and_have_the_losses_of_runs_in_turn(tmp
     assert "Warning" not in result.stderr
 
 
-def test_a_launcher_whose_package_is_missing_is_refused_with_the_remedy(tmp_path, monkeypatch):
+def test_launcher_without_its_package_names_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = script_here("train", "-m", "hydra/launcher=joblib", "seed=1,2", cwd=tmp_path, ok=False)
     assert result.returncode == 2
@@ -110,7 +120,7 @@ def test_a_launcher_whose_package_is_missing_is_refused_with_the_remedy(tmp_path
 
 
 @pytest.mark.parametrize("name", ["joblib", "slurm"])
-def test_the_example_launchers_compose_and_their_keys_are_checked(name):
+def test_launchers_compose_and_their_keys_are_checked(name):
     from hydra.errors import ConfigCompositionException
 
     register()
@@ -122,8 +132,8 @@ def test_the_example_launchers_compose_and_their_keys_are_checked(name):
 
 
 @pytest.mark.slow
-def test_jobs_of_submitit_share_one_folder(tmp_path):
-    """submitit's local executor, which is what SLURM runs but for the queue."""
+def test_grid_with_submitit_has_one_folder(tmp_path):
+    """submitit's local executor: what SLURM runs, without the queue."""
     script("train", *TINIEST, "-m", "seed=5,7", "hydra/launcher=submitit_local", cwd=tmp_path)
     (folder,) = (tmp_path / "runs/quickstart").iterdir()
     assert [row["state"] for row in table(folder)] == ["complete", "complete"]
@@ -151,8 +161,8 @@ echo 'JobID|State|NodeList'; echo '77_0|RUNNING|here'; echo '77_1|RUNNING|here'
 
 
 @pytest.mark.slow
-def test_what_the_slurm_example_submits_runs(tmp_path, monkeypatch):
-    """On a machine without SLURM: sbatch, srun and sacct are small programs that run what they are given here."""
+def test_grid_with_slurm_launcher_submits_jobs_that_train(tmp_path, monkeypatch):
+    """On a machine without SLURM: sbatch, srun and sacct are small programs that run their arguments here."""
     log = str(tmp_path / "submitted.sh")
     tools = {"sbatch": SBATCH.format(python=sys.executable, log=log), "srun": SRUN, "sacct": SACCT}
     (tmp_path / "bin").mkdir()
@@ -169,7 +179,7 @@ def test_what_the_slurm_example_submits_runs(tmp_path, monkeypatch):
 
 
 def endless_grid(cwd):
-    """Two runs in processes of joblib's, both begun, that would never end."""
+    """Start a grid of two runs in processes of joblib's that would take days; return it when both have started."""
     endless = [*TINIEST, "trainer.max_steps=1000000", "trainer.val_check_interval=100000", "-m", "seed=1,2"]
     command = [sys.executable, ROOT / "scripts/train.py", *endless, "run_dir=out", "hydra/launcher=joblib"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
@@ -181,7 +191,7 @@ def endless_grid(cwd):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_runs_at_a_time_with_one_line_and_130(tmp_path):
+def test_ctrl_c_stops_a_grid_with_joblib_with_one_line_and_130(tmp_path):
     process = endless_grid(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -191,7 +201,7 @@ def test_ctrl_c_ends_runs_at_a_time_with_one_line_and_130(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_processes_of_a_killed_grid_end_with_it(tmp_path):
+def test_processes_of_a_killed_grid_end_with_it(tmp_path):
     process = endless_grid(tmp_path)
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""Search spaces: what they mean as overrides, and what is wrong with them in one line."""
+"""Search spaces: the overrides that they stand for, and one line for each mistake."""
 
 import optuna
 import pytest
@@ -11,14 +11,14 @@ from headwise.model.gpt import GPT
 from headwise.sweep.space import combinations, grid, read_space
 from headwise.validation import validate
 
-READY = sorted(file.stem for file in (CONFIGS / "sweep").glob("*.yaml"))
+PREDEFINED = sorted(file.stem for file in (CONFIGS / "sweep").glob("*.yaml"))
 
 
 def trial(**params):
     return optuna.trial.FixedTrial(params)
 
 
-def test_choices_and_ranges_become_overrides():
+def test_space_of_choices_and_ranges_becomes_overrides():
     space = read_space(
         {
             "optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -38,14 +38,14 @@ def test_choices_and_ranges_become_overrides():
     assert (config.optimizer.lr, config.model.bias, config.data.path) == (0.003, False, "it's a \\ text.txt")
 
 
-def test_a_bundle_sets_several_keys_at_once():
+def test_choice_that_is_a_mapping_sets_several_keys():
     (shape,) = read_space(
         {"shape": [{"model.n_layer": 1, "model.n_embd": 64}, {"model.n_layer": 4, "model.n_embd": 32}]}
     )
     assert shape.suggest(trial(shape="n_layer=4 n_embd=32")) == ["model.n_layer=4", "model.n_embd=32"]
 
 
-def test_a_grid_is_every_combination_and_a_range_without_steps_has_none():
+def test_grid_is_every_combination_and_needs_steps():
     space = read_space({"seed": [3, 5], "model.dropout": {"low": 0.1, "high": 0.35, "step": 0.1}})
     assert combinations(space) == 6
     assert [point["seed"] for point in grid(space)] == [3, 3, 3, 5, 5, 5]
@@ -54,6 +54,16 @@ def test_a_grid_is_every_combination_and_a_range_without_steps_has_none():
     assert combinations(endless) is None
     with pytest.raises(UserError, match=r"optimizer\.lr: sweep\.sampler=grid needs a list of choices, or a step"):
         grid(endless)
+
+
+def test_range_ends_with_the_last_of_its_steps():
+    space = read_space(
+        {"model.dropout": {"low": 0.1, "high": 0.35, "step": 0.1}, "seed": {"low": 1, "high": 9, "step": 3}}
+    )
+    assert [one.ends() for one in space] == [[["model.dropout=0.1"], ["model.dropout=0.3"]], [["seed=1"], ["seed=7"]]]
+    assert combinations(space) == 9
+    whole_numbers = read_space({"model.n_layer": {"low": 2, "high": 5}})
+    assert [point["model.n_layer"] for point in grid(whole_numbers)] == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -82,15 +92,15 @@ def test_a_grid_is_every_combination_and_a_range_without_steps_has_none():
         ({"both": [{}]}, "{} sets no key"),
     ],
 )
-def test_what_is_wrong_with_a_space_is_said_with_its_key(space, message):
+def test_mistake_in_a_space_is_one_line_with_its_key(space, message):
     with pytest.raises(UserError) as error:
         read_space(space)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [name for name in READY if name != "own"])
-def test_every_choice_and_end_of_a_ready_space_is_a_model_that_can_be_trained(name):
+@pytest.mark.parametrize("name", [name for name in PREDEFINED if name != "own"])
+def test_predefined_space_has_only_models_that_can_be_trained(name):
     register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         sweep = OmegaConf.to_object(compose("sweep", [f"sweep={name}", "run_dir=x"])).sweep
@@ -99,7 +109,7 @@ def test_every_choice_and_end_of_a_ready_space_is_a_model_that_can_be_trained(na
             validate(OmegaConf.to_object(compose("train", ["run_dir=x", *end])))
 
 
-def test_the_shapes_of_the_ready_space_have_the_same_parameters():
+def test_predefined_shapes_have_the_same_number_of_parameters():
     register()
     sizes = []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -111,7 +121,7 @@ def test_the_shapes_of_the_ready_space_have_the_same_parameters():
     assert max(sizes) / min(sizes) < 1.03, sizes
 
 
-def test_the_configuration_of_a_sweep_is_that_of_a_training_and_the_sweeps_own_group():
+def test_sweep_yaml_is_train_yaml_and_the_group_sweep():
     register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for overrides in ([], ["model=gpt2", "experiment=induction"]):

@@ -15,12 +15,12 @@ SWEEP = yaml.safe_load((CONFIGS / "wandb/sweep.yaml").read_text())
 
 
 def drawn(parameter):
-    """A value that the sweep's controller could choose."""
+    """Return a value that W&B could choose."""
     return parameter["values"][0] if "values" in parameter else float(parameter["min"])
 
 
 def agents_command(sweep):
-    """What wandb's agent runs for one choice of the parameters (wandb.wandb_agent, Agent._command_run)."""
+    """Return the command that wandb's agent runs for one choice of the parameters (wandb_agent.Agent._command_run)."""
     args = {"args": {key: {"value": drawn(parameter)} for key, parameter in sweep["parameters"].items()}}
     parts = create_sweep_command_args(args) | {
         "env": ["/usr/bin/env"],
@@ -34,7 +34,7 @@ def agents_command(sweep):
     return command
 
 
-def test_the_agents_command_trains_with_the_chosen_values(tmp_path):
+def test_wandb_agent_trains_with_the_chosen_values(tmp_path):
     command = agents_command(SWEEP)
     assert command[:3] == ["/usr/bin/env", sys.executable, "scripts/train.py"]
     assert "model.n_head=2" in command
@@ -45,7 +45,7 @@ def test_the_agents_command_trains_with_the_chosen_values(tmp_path):
     assert {"optimizer.lr=0.0005", "optimizer.muon_lr=0.002", "model.n_head=2"} <= set(summary["overrides"])
 
 
-def test_what_the_sweep_minimises_is_what_a_run_logs():
+def test_wandb_sweep_minimises_a_metric_that_runs_log():
     from headwise.training.metrics import METRICS
 
     assert SWEEP["metric"] == {"name": "val_loss", "goal": "minimize"}
