@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM
 from headwise.checkpoint import Checkpoint
 from headwise.config import GPTConfig
 from headwise.generation.fast import for_inference
-from headwise.generation.generate import generate
+from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.huggingface import export
 from headwise.model.gpt import GPT
@@ -54,7 +54,7 @@ def ours(model: GPT, prompt: list[int], new: int, batch: int) -> Callable[[], No
     """A run of our generate."""
 
     def run() -> None:
-        for ids, _ in generate(model, [prompt] * batch, new, SAMPLING, list(range(batch))):
+        for ids, _ in generate_tokens(model, [prompt] * batch, new, SAMPLING, list(range(batch))):
             ids.tolist()
 
     return run
@@ -62,7 +62,7 @@ def ours(model: GPT, prompt: list[int], new: int, batch: int) -> Callable[[], No
 
 def after_the_first(model: GPT, prompt: list[int], new: int) -> float:
     """Tokens a second of our generate once the prompt is read."""
-    steps = generate(model, [prompt], new, SAMPLING, [0])
+    steps = generate_tokens(model, [prompt], new, SAMPLING, [0])
     next(steps)
     return (new - 1) / seconds(lambda: sum(1 for _ in steps), 1)
 

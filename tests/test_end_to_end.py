@@ -567,7 +567,7 @@ def test_evaluation_gives_the_loss_of_the_summary_and_of_any_other_text(run):
     assert plain.splitlines()[-1] == "tokens         360"
     for wrong, message in (
         (["--data", "absent.txt"], "--data=absent.txt names no file"),
-        (["--data", "other.txt", "--split", "val"], "--split val is a part of the training's text"),
+        (["--data", "other.txt", "--split", "val"], "--split val is a part of the text that the model trained on"),
     ):
         refused = script_here("evaluate", "--checkpoint", folder, *wrong, cwd=cwd, ok=False)
         assert refused.returncode == 2

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from headwise.checkpoint import Checkpoint
 from headwise.data.sampler import ValBatches
 from headwise.errors import UserError
-from headwise.evaluation import mean_loss, measure
+from headwise.evaluation import evaluate, evaluate_text, mean_loss
 from headwise.model.gpt import next_token_loss
 from headwise.tokenizer import train_tokenizer
-from tests.small import small_model, small_tokenizer
+from tests.small import TEXT, small_model, small_tokenizer
 
 
 def test_the_mean_is_over_tokens_and_the_same_on_any_number_of_devices():
@@ -34,7 +35,7 @@ def test_a_uniform_model_has_the_bits_of_its_vocabulary_whatever_the_tokens_are(
         tokenizer = train_tokenizer(kind, text, 300)
         model = small_model(vocab_size=tokenizer.vocab_size)
         model.head.weight.data.zero_()
-        measured = measure(model, tokenizer, text)
+        measured = evaluate_text(model, tokenizer, text)
         tokens = len(tokenizer.encode(text))
         assert measured["tokens"] == tokens
         assert measured["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
@@ -45,5 +46,24 @@ def test_a_uniform_model_has_the_bits_of_its_vocabulary_whatever_the_tokens_are(
 
 def test_a_text_of_one_token_is_refused():
     tokenizer = small_tokenizer()
-    with pytest.raises(UserError, match="the text is 1 token long"):
-        measure(small_model(vocab_size=tokenizer.vocab_size), tokenizer, "T")
+    with pytest.raises(UserError, match="the text has 1 token, and the first is not predicted"):
+        evaluate_text(small_model(vocab_size=tokenizer.vocab_size), tokenizer, "T")
+
+
+def test_evaluate_takes_a_text_or_a_path(tmp_path):
+    tokenizer = small_tokenizer()
+    model = small_model(vocab_size=tokenizer.vocab_size)
+    checkpoint, text = Checkpoint(tmp_path / "best.ckpt", model, tokenizer, {}), TEXT[:211]
+    expected = evaluate_text(model, tokenizer, text)
+    assert evaluate(checkpoint, text) == expected
+    (tmp_path / "my.txt").write_text(text)
+    assert evaluate(checkpoint, path=tmp_path / "my.txt") == pytest.approx(expected)
+    for wrong, message in (
+        ({"text": text, "path": "my.txt"}, "give either a text or path=my.txt, not both"),
+        ({"path": "absent.txt"}, "path=absent.txt names no file"),
+        ({"path": ""}, "path= is empty; give a file, a folder or a glob"),
+        ({"text": ""}, "the text has 0 token"),
+        ({}, "best.ckpt does not say which text the model trained on; give --data PATH, or in Python text or path"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(checkpoint, **wrong)

@@ -16,7 +16,7 @@ from transformers import (
 
 from headwise.checkpoint import Checkpoint, load
 from headwise.errors import UserError
-from headwise.generation.generate import generate
+from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.huggingface import export, in_their_layout, layout_of, read_folder
 from headwise.model.gpt import next_token_loss
@@ -110,7 +110,7 @@ def test_imported_model_generates_their_fifty_greedy_tokens(kind, tmp_path):
     theirs = THEIRS[kind]()
     ours = read_folder(saved(theirs, tmp_path)).model
     ids = [3, 1, 4, 1, 5]
-    assert [int(i) for i, _ in generate(ours, [ids], 50, GREEDY, [0])] == greedy(theirs, ids, 50)[5:]
+    assert [int(i) for i, _ in generate_tokens(ours, [ids], 50, GREEDY, [0])] == greedy(theirs, ids, 50)[5:]
 
 
 def checkpoint(preset, tmp_path, kind="char", **changes):
@@ -133,7 +133,7 @@ def test_exported_folder_opens_in_transformers_and_gives_the_same_text(preset, k
     assert tokenizer.decode(ids) == text
     assert torch.allclose(theirs(torch.tensor([ids])).logits, ours.model(torch.tensor([ids])), atol=1e-5)
     said = greedy(theirs, ids, 50)
-    expected = [int(i) for i, _ in generate(ours.model, [ids], 50, GREEDY, [0])]
+    expected = [int(i) for i, _ in generate_tokens(ours.model, [ids], 50, GREEDY, [0])]
     assert tokenizer.decode(said) == ours.tokenizer.decode(ids + expected)
 
 

@@ -1,4 +1,11 @@
-"""How well a model predicts a text: the mean over every token, each predicted once."""
+"""Evaluate a model on a text: loss, perplexity and bits per byte, the mean over every token, each predicted once.
+
+    evaluate(checkpoint)["loss"]                      # on the validation text of the training
+    evaluate(checkpoint, "The lions left.")["loss"]   # nats per token
+    evaluate(checkpoint, path="my.txt")
+
+Dimensions: B sequences, T tokens, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +17,60 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwise import checkpoint
+from headwise.checkpoint import Checkpoint, load
+from headwise.config import DataConfig
+from headwise.console import say
 from headwise.data.sampler import ValBatches
+from headwise.data.sources import files, read_text
 from headwise.data.token_files import TokenFiles
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
-from headwise.stream import END, Content, length, stream_of
+from headwise.stream import END, Content, Source, length, source_of, stream_of
 from headwise.tokenizer import Tokenizer, batches
+
+TRAINED_ON = "the text that the model trained on"
+
+
+def evaluate(checkpoint: Checkpoint, text: str | None = None, *, path: str | Path | None = None) -> dict[str, float]:
+    """Return the loss (nats per token), perplexity, bits_per_byte and number of tokens of a text, of the file, folder
+    or glob `path`, or, if neither is given, of the validation text of the training. Raises UserError if both are given,
+    the text cannot be read, or the tokenizer cannot encode it."""
+    require(text is None or path is None, f"give either a text or path={path}, not both")
+    content: Content = text or ""
+    name = "the text"
+    if path is not None:
+        content, name = text_at(str(path), "path"), f"path={path}"
+    elif text is None:
+        content, name = training_text(checkpoint), TRAINED_ON
+    return evaluate_text(checkpoint.model, checkpoint.tokenizer, content, name)
+
+
+def text_at(path: str, key: str, column: str = "text") -> Source:
+    """Return the text of a file, a folder or a glob. Raises UserError, naming `key`, if there is none."""
+    require(bool(path), f"{key}= is empty; give a file, a folder or a glob")
+    return files(DataConfig(source="files", path=path, column=column, cache_dir=""), path, key)
+
+
+def training_text(checkpoint: Checkpoint, split: str = "val") -> Source:
+    """Return the part, train or val, of the text that the model trained on; print a line if it has changed since.
+    Raises UserError if the checkpoint does not say which text that was."""
+    about = checkpoint.about
+    known = "data" in about.get("config", {})
+    require(
+        known,
+        f"{checkpoint.path} does not say which text the model trained on; give --data PATH, or in Python text or path",
+    )
+    data = DataConfig(**about["config"]["data"] | {"cache_dir": ""})
+    text = source_of(getattr(read_text(data), split))
+    if about.get("text", {}).get(split) != text.fingerprint:
+        say(f"{TRAINED_ON}, or its split, has changed since ({split})")
+    return text
 
 
 @torch.no_grad()
 def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: ValBatches) -> float:
-    """Nats per token of a model in eval mode, or of any function from token ids [B, T] to logits [B, T, V]; a model
-    may be on any device."""
+    """Return the nats per token of a model in eval mode, on any device, or of any function from token ids [B, T] to
+    logits [B, T, V]."""
     total, count = 0.0, 0
     device = next(logits_of.parameters()).device if isinstance(logits_of, nn.Module) else None
     for inputs, targets in batches:
@@ -33,22 +81,23 @@ def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: ValBatches) -> flo
 
 
 def whole_split(file: Path, packed: TokenFiles, device: str = "cpu") -> dict:
-    """val_loss (nats per token) and val_bits_per_byte of a checkpoint over the whole validation split."""
-    model = checkpoint.load(file).model.to(device)
+    """Return val_loss (nats per token) and val_bits_per_byte of a checkpoint file over the whole validation split."""
+    model = load(file).model.to(device)
     loss = mean_loss(model, ValBatches(packed.tokens("val"), model.config.block_size, packed.tokenizer.vocab_size))
     return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / packed.bytes_per_token("val")}
 
 
-def measure(model: GPT, tokenizer: Tokenizer, text: Content, what: str = "the text") -> dict[str, float]:
-    """What a model makes of a text: loss (nats per token), perplexity, bits_per_byte, tokens. Every token but the first
-    is predicted, from those before it in its window of block_size. `what` names the text where it is wrong."""
+def evaluate_text(model: GPT, tokenizer: Tokenizer, text: Content, what: str = "the text") -> dict[str, float]:
+    """Return the loss (nats per token), perplexity, bits_per_byte and number of tokens of a text. Every token but the
+    first is predicted, from those before it in its window of block_size tokens. Raises UserError, which calls the text
+    `what`, if the tokenizer cannot encode it or it has fewer than two tokens."""
     encoded, characters, size = [], 0, 0
     for batch in batches(stream_of(text)):
         encoded.append(tokenizer.encode_batch(batch, np.dtype("u4"), characters, what))
         characters += length(batch)
         size += sum(len(piece.encode()) for piece in batch if piece is not END)
     ids = np.concatenate(encoded)
-    require(len(ids) >= 2, f"{what} is {len(ids)} token long, and the first is not predicted; give two at least")
+    require(len(ids) >= 2, f"{what} has {len(ids)} token, and the first is not predicted; give at least two")
     loss = mean_loss(model, ValBatches(ids, model.config.block_size, model.config.vocab_size))
     bits = loss / math.log(2) * len(ids) / size
     return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits, "tokens": len(ids)}

@@ -655,7 +655,7 @@ def test_nothing_is_said_where_nothing_was_left_out(page):
 
 
 def test_it_works_in_a_sandboxed_iframe(visit, text):
-    page = visit(f"<!doctype html><body>{Page(text)._repr_html_()}", wait=False)
+    page = visit(f"<!doctype html><body>{Page(text, '')._repr_html_()}", wait=False)
     frame = page.frames[1]
     frame.wait_for_selector("#head-1-1")
     frame.click("#head-1-1")

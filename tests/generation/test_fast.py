@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from headwise.errors import UserError
 from headwise.generation.fast import LARGE, MKLDNN, bfloat16, float32, for_inference, onednn
-from headwise.generation.generate import generate
+from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.model.kv_cache import KVCache
 from headwise.model.layers import NORMS
@@ -60,7 +60,8 @@ def test_for_inference_generates_the_same_text(preset):
     model = small_model(preset)
     texts, sampling = [[3, 1, 4], [1, 5, 9, 2, 6]], Sampling(temperature=0.9, top_p=0.9)
     one, other = (
-        [ids.tolist() for ids, _ in generate(m, texts, 50, sampling, [0, 1])] for m in (model, for_inference(model))
+        [ids.tolist() for ids, _ in generate_tokens(m, texts, 50, sampling, [0, 1])]
+        for m in (model, for_inference(model))
     )
     assert one == other
 

@@ -2,12 +2,21 @@
 
 import math
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 
+from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
-from headwise.generation.generate import Writer, complete, generate, overlap, window_start
+from headwise.generation.generate import (
+    Writer,
+    complete,
+    generate,
+    generate_tokens,
+    overlap,
+    window_start,
+)
 from headwise.generation.sampling import Sampling
 from headwise.tokenizer import train_tokenizer
 from tests.presets import PRESETS
@@ -19,7 +28,7 @@ ALL_FILTERS = Sampling(1.3, 1.9, 11, 0.8, 0.05)
 
 def tokens(model, texts, count, sampling=GREEDY, seeds=None):
     """New tokens of each text, as lists."""
-    steps = generate(model, texts, count, sampling, seeds or list(range(len(texts))))
+    steps = generate_tokens(model, texts, count, sampling, seeds or list(range(len(texts))))
     return torch.stack([ids for ids, _ in steps], dim=1).tolist()
 
 
@@ -70,7 +79,7 @@ def test_generate_computes_only_the_tokens_that_are_asked_for():
     """One forward pass for the prompt and one of one token for each new token but the first."""
     model, seen = small_model(), []
     model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    list(islice(generate(model, [[1, 2, 3], [4, 5, 6]], 9, GREEDY, [0, 0]), 5))
+    list(islice(generate_tokens(model, [[1, 2, 3], [4, 5, 6]], 9, GREEDY, [0, 0]), 5))
     assert seen == [(2, 3), (2, 1), (2, 1), (2, 1), (2, 1)]
 
 
@@ -91,7 +100,20 @@ def test_generate_computes_only_the_tokens_that_are_asked_for():
 def test_generate_refuses_wrong_arguments_before_anything_runs(wrong, message):
     wishes = {"texts": [[1]], "max_new_tokens": 3, "sampling": GREEDY, "seeds": [0]}
     with pytest.raises(UserError, match=message):
-        generate(small_model(), **wishes | wrong)
+        generate_tokens(small_model(), **wishes | wrong)
+
+
+def test_generate_returns_the_continuation_of_a_checkpoints_prompt():
+    tokenizer = small_tokenizer()
+    checkpoint = Checkpoint(Path("best.ckpt"), small_model(vocab_size=tokenizer.vocab_size), tokenizer, {})
+    greedy = tokens(checkpoint.model, [tokenizer.encode("The kids")], 37)[0]
+    assert generate(checkpoint, "The kids", 37, temperature=0) == tokenizer.decode(greedy)
+    sampling, flags = Sampling(1.3, 1.9, 11, 0.8, 0.05), {"top_k": 11, "top_p": 0.8, "min_p": 0.05}
+    expected = tokens(checkpoint.model, [tokenizer.encode("The")], 41, sampling, [7])[0]
+    text = generate(checkpoint, "The", 41, temperature=1.9, repetition_penalty=1.3, seed=7, **flags)
+    assert text == tokenizer.decode(expected)
+    stopped = generate(checkpoint, "The", 41, temperature=1.9, repetition_penalty=1.3, seed=7, stop=["e"], **flags)
+    assert stopped == text.split("e")[0]
 
 
 def test_complete_stops_samples_one_by_one_and_passes_on_their_text():

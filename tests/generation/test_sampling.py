@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from headwise.generation.sampling import Sampling, draws, filtered, sample
+from headwise.generation.sampling import Sampling, filtered, sample, uniform_numbers
 
 SAMPLINGS = [
     Sampling(temperature=0.7),
@@ -51,7 +51,7 @@ def test_sample_at_a_tiny_temperature_takes_the_most_likely_and_gives_no_nan():
 def test_samples_follow_the_filtered_probabilities(sampling):
     torch.manual_seed(2)
     logits, n = torch.randn(1, 13) * 2, 4000
-    drawn = sample(logits.expand(n, -1), sampling, torch.cat(list(islice(draws([5]), n))))
+    drawn = sample(logits.expand(n, -1), sampling, torch.cat(list(islice(uniform_numbers([5]), n))))
     expected = filtered(logits, sampling).softmax(-1)[0] * n
     counts = torch.bincount(drawn, minlength=13)
     kept = expected > 0

@@ -1,6 +1,8 @@
 """One look at a finished model."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from headwise.inspection.head_scores import induction, previous_token
 from headwise.inspection.hooks import capture, run_and_capture
 from headwise.inspection.inputs import ordinary_tokens, repeats_input
 from headwise.inspection.page.page import compand
-from headwise.inspection.recorder import METRICS
-from headwise.inspection.snapshot import show, text_view, tokenize, view_grid
+from headwise.inspection.recorder import COLUMNS, METRICS
+from headwise.inspection.snapshot import head_scores, show, text_view, tokenize, view_grid
 from tests.browser.views import data_of
 from tests.small import randomize, script, script_here, small_model, small_tokenizer, train
 
@@ -55,6 +57,19 @@ def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
     assert view_grid(view).size[0] > 500
 
 
+def test_head_scores_have_the_keys_of_heads_csv(checkpoint):
+    rows = head_scores(checkpoint, TEXT)
+    assert [(row["layer"], row["head"]) for row in rows] == [(layer, head) for layer in range(2) for head in range(3)]
+    assert [name for name in rows[0] if name in COLUMNS] == COLUMNS
+    assert set(rows[0]) - set(COLUMNS) == {"own_token", "description"}
+    model, ids = checkpoint.model, torch.tensor([checkpoint.tokenizer.encode(TEXT)])
+    with torch.no_grad(), capture(model) as maps:
+        model(ids)
+    for row in rows:
+        expected = previous_token(maps[row["layer"]].pattern[0, row["head"]])
+        assert row["previous_token"] == pytest.approx(float(expected))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("T", "has fewer than two tokens"), ("lions " * 5, "has 30 tokens; give at most block_size=29")],
@@ -64,11 +79,29 @@ def test_a_text_that_cannot_be_shown_is_refused(checkpoint, text, message):
         tokenize(checkpoint, text)
 
 
-def test_a_notebook_shows_the_page_in_one_line(checkpoint, monkeypatch):
-    monkeypatch.setattr("headwise.inspection.snapshot.load", lambda where: checkpoint)
-    shown = show(TEXT)._repr_html_()
-    assert shown.startswith("<iframe")
-    assert "allow-scripts" in shown
+def test_show_gives_the_page_of_a_checkpoint_to_a_notebook_and_its_contents_elsewhere(checkpoint):
+    page = show(TEXT, checkpoint)
+    frame = page._repr_html_()
+    assert frame.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert 'sandbox="allow-scripts"' in frame
+    assert re.fullmatch(
+        r"<attention page: 2 layers of 3 heads, 14 tokens, 0\.. MB; .*\.save\('view.html'\)>", repr(page)
+    )
+    assert data_of(page)["prompts"][0]["labels"] == [
+        checkpoint.tokenizer.label(i) for i in checkpoint.tokenizer.encode(TEXT)
+    ]
+
+
+def test_show_opens_the_newest_run_or_a_path(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no checkpoint under runs/ yet"):
+        show(TEXT)
+    shutil.copytree(trained, tmp_path / "runs/quickstart/now")
+    page = show(TEXT)
+    assert data_of(page)["title"] == "runs/quickstart/now/checkpoints/best.ckpt"
+    assert data_of(page)["prompts"] == data_of(show(TEXT, str(trained)))["prompts"]
+    page.save(tmp_path / "lions.html")
+    assert (tmp_path / "lions.html").read_text(encoding="utf-8") == page
 
 
 def test_the_script_writes_the_page_and_the_sheet_of_a_trained_run(trained, tmp_path):

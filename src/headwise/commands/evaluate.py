@@ -2,13 +2,8 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
 
 from headwise.console import Parser, run_command, say
-
-if TYPE_CHECKING:
-    from headwise.checkpoint import Checkpoint
-    from headwise.stream import Source
 
 
 def parser() -> Parser:
@@ -37,17 +32,20 @@ def run(flags: argparse.Namespace) -> None:
     """Print how well the model that the flags select predicts their text."""
     from headwise.checkpoint import load
     from headwise.errors import require
-    from headwise.evaluation import measure
+    from headwise.evaluation import TRAINED_ON, evaluate_text, text_at, training_text
     from headwise.generation.fast import for_inference
 
     alone = flags.data is None or not flags.split
-    require(alone, f"--split {flags.split} is a part of the text that the model trained on; leave out --data")
+    require(alone, f"--split {flags.split} is a part of {TRAINED_ON}; leave out --data")
     checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
-    text, name = text_of(flags, checkpoint)
+    if flags.data is not None:
+        text, name = text_at(flags.data, "--data", flags.column), f"--data {flags.data}"
+    else:
+        text, name = training_text(checkpoint, flags.split or "val"), TRAINED_ON
     say("reading" + (f" {text.characters:,} characters" if text.characters else ""))
     model = for_inference(checkpoint.model, flags.precision)
-    measured = measure(model, checkpoint.tokenizer, text, name) | {"checkpoint": str(checkpoint.path)}
+    measured = evaluate_text(model, checkpoint.tokenizer, text, name) | {"checkpoint": str(checkpoint.path)}
     if flags.json:
         print(json.dumps(measured, indent=2))
         return
@@ -55,25 +53,3 @@ def run(flags: argparse.Namespace) -> None:
     print(f"perplexity     {measured['perplexity']:.4f}")
     print(f"bits per byte  {measured['bits_per_byte']:.4f}")
     print(f"tokens         {measured['tokens']:,}")
-
-
-def text_of(flags: argparse.Namespace, checkpoint: "Checkpoint") -> "tuple[Source, str]":
-    """Return the text of the flags, and its name in messages. Without --data it is that of the training; print a line
-    if it has changed since."""
-    from headwise.config import DataConfig
-    from headwise.data.sources import files, read_text
-    from headwise.errors import require
-    from headwise.stream import source_of
-
-    if flags.data is not None:
-        require(bool(flags.data), "--data= is empty; give a file, a folder or a glob")
-        data = DataConfig(source="files", path=flags.data, column=flags.column, cache_dir="")
-        return files(data, flags.data, "--data"), f"--data {flags.data}"
-    about, split = checkpoint.about, flags.split or "val"
-    known = "data" in about.get("config", {})
-    require(known, f"{checkpoint.path} does not say which text the model trained on; give --data")
-    data = DataConfig(**about["config"]["data"] | {"cache_dir": ""})
-    text = source_of(getattr(read_text(data), split))
-    if about.get("text", {}).get(split) != text.fingerprint:
-        say(f"the text that the model trained on, or its split, has changed since ({split})")
-    return text, "the text that the model trained on"

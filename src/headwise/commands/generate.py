@@ -83,10 +83,10 @@ def run(flags: argparse.Namespace) -> None:
 def check_flags(flags: argparse.Namespace, sampling: "Sampling") -> None:
     """Raise UserError for values out of range, and for flags that do not go together."""
     from headwise.errors import require
-    from headwise.generation.generate import check
+    from headwise.generation.generate import validate_arguments
 
     require(flags.num_samples >= 1, f"--num-samples {flags.num_samples} must be at least 1")
-    check(flags.max_new_tokens, sampling, [flags.seed, flags.seed + flags.num_samples - 1], flags.stop)
+    validate_arguments(flags.max_new_tokens, sampling, [flags.seed, flags.seed + flags.num_samples - 1], flags.stop)
     given = bool(flags.prompt) + (flags.prompt_file is not None)
     require(given == 1 or (flags.interactive and not given), "give one of --prompt TEXT and --prompt-file FILE")
     if flags.interactive:

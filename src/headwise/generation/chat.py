@@ -17,7 +17,7 @@ import torch
 
 from headwise.console import say
 from headwise.errors import UserError, require
-from headwise.generation.generate import Context, Sample, check, decode_tokens, fill
+from headwise.generation.generate import Context, Sample, decode_tokens, fill, validate_arguments
 from headwise.generation.sampling import Sampling
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ class Session:
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, sampling: Sampling, seed: int, max_new_tokens: int, stop: list[str]
     ):
-        check(max_new_tokens, sampling, [seed], stop)
+        validate_arguments(max_new_tokens, sampling, [seed], stop)
         self.tokenizer, self.sampling, self.stop = tokenizer, sampling, stop
         self.seed, self.max_new_tokens = seed, max_new_tokens
         self.context = Context(model, [[]], room=model.config.block_size)  # its cache serves all replies

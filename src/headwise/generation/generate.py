@@ -1,7 +1,9 @@
-"""Text from a model, token by token, as a few small functions.
+"""Generate text with a model, token by token, in a few small functions.
+
+    text = generate(checkpoint, "def ", max_new_tokens=100, top_p=0.9)       # the continuation
 
     texts = [tokenizer.encode("def "), tokenizer.encode("class ")]
-    for ids, logits in generate(model, texts, 100, Sampling(temperature=0.8, top_p=0.9), seeds=[1, 2]):
+    for ids, logits in generate_tokens(model, texts, 100, Sampling(temperature=0.8, top_p=0.9), seeds=[1, 2]):
         ...                                  # one new token for each of the two texts, a hundred times
 
 A model sees block_size tokens. When a text grows longer, its oldest half block leaves the window and the rest is
@@ -18,8 +20,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from headwise.checkpoint import Checkpoint
 from headwise.errors import require
-from headwise.generation.sampling import Sampling, draws, sample
+from headwise.generation.sampling import Sampling, sample, uniform_numbers
 from headwise.model.gpt import GPT
 from headwise.model.kv_cache import KVCache
 from headwise.tokenizer import TextStream, Tokenizer
@@ -81,16 +84,39 @@ class Context:
         self.cache = KVCache(self.model.config, len(rows), min(longest + self.room, block_size))
 
 
-def check(max_new_tokens: int, sampling: Sampling, seeds: Sequence[int], stop: list[str] | None = None) -> None:
-    """Raise UserError if an argument of generate or complete is out of range."""
+def validate_arguments(max_new_tokens: int, sampling: Sampling, seeds: Sequence[int], stop: Sequence[str] = ()) -> None:
+    """Raise UserError if an argument of generate_tokens or complete is out of range."""
     require(max_new_tokens >= 0, f"max_new_tokens={max_new_tokens} must be at least 0")
     for seed in seeds:
         require(0 <= seed < 1 << 63, f"seed={seed} must be at least 0 and below 2^63")
-    require(all(stop or []), "stop='' is empty; give at least one character")
+    require(all(stop), "stop='' is empty; give at least one character")
     check_ranges(sampling)
 
 
-def generate(model: GPT, texts: list[list[int]], max_new_tokens: int, sampling: Sampling, seeds: list[int]) -> Steps:
+def generate(
+    checkpoint: Checkpoint,
+    prompt: str,
+    max_new_tokens: int = 300,
+    *,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> str:
+    """Return the text with which the model continues a prompt, without the prompt. The arguments are those of Sampling
+    and of complete; temperature=0 always takes the most likely token. Raises UserError for an argument out of range or
+    a prompt that the tokenizer cannot encode."""
+    sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
+    (sample,) = complete(checkpoint.model, checkpoint.tokenizer, [prompt], max_new_tokens, sampling, [seed], stop)
+    return sample.text
+
+
+def generate_tokens(
+    model: GPT, texts: list[list[int]], max_new_tokens: int, sampling: Sampling, seeds: list[int]
+) -> Steps:
     """Return an iterator over max_new_tokens steps: a new token for each text, ids [B], and the logits [B, V] that it
     was sampled from, before `sampling` changed them. Text b depends on seeds[b], not on the other texts.
 
@@ -98,19 +124,19 @@ def generate(model: GPT, texts: list[list[int]], max_new_tokens: int, sampling: 
     headwise.generation.fast makes a faster one of it. Raises UserError for an argument out of range.
     """
     require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
-    check(max_new_tokens, sampling, seeds)
+    validate_arguments(max_new_tokens, sampling, seeds)
     return decode_tokens(Context(model, texts, max_new_tokens), max_new_tokens, sampling, seeds)
 
 
 def decode_tokens(context: Context, max_new_tokens: int, sampling: Sampling, seeds: list[int]) -> Steps:
-    """Yield what generate does, and append each new token to the context."""
+    """Yield what generate_tokens does, and append each new token to the context."""
     device, batch = context.device, len(context.texts)
     present: Tensor | None = None  # [B, V], tokens that are in each text
     if sampling.repetition_penalty != 1:
         present = torch.zeros(batch, context.model.config.vocab_size, dtype=torch.bool, device=device)
         for row, text in enumerate(context.texts):
             present[row, text] = True
-    numbers = draws(seeds)
+    numbers = uniform_numbers(seeds)
     for _ in range(max_new_tokens):
         logits = context.next_logits()
         with torch.inference_mode():
@@ -139,7 +165,7 @@ def complete(
     max_new_tokens: int,
     sampling: Sampling,
     seeds: Sequence[int],
-    stop: list[str],
+    stop: Sequence[str],
     on_text: OnText = lambda index, text: None,
 ) -> list[Sample]:
     """Return a continuation of each prompt for each seed, all generated in one batch. A continuation ends at a `stop`
@@ -147,15 +173,15 @@ def complete(
     of sample i. Raises UserError for an argument out of range or a prompt that the tokenizer cannot encode."""
     fits = len(prompts) * len(seeds) <= MAX_BATCH
     require(fits, f"more than {MAX_BATCH} texts are too many at once; give fewer samples")
-    check(max_new_tokens, sampling, seeds, stop)
+    validate_arguments(max_new_tokens, sampling, seeds, stop)
     samples = [Sample(prompt, seed) for prompt in prompts for seed in seeds]
     texts = [tokenizer.encode(sample.prompt, "the prompt") for sample in samples]
-    steps = generate(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
+    steps = generate_tokens(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
     fill(samples, steps, tokenizer, stop, on_text)
     return samples
 
 
-def fill(samples: list[Sample], steps: Steps, tokenizer: Tokenizer, stop: list[str], on_text: OnText) -> None:
+def fill(samples: list[Sample], steps: Steps, tokenizer: Tokenizer, stop: Sequence[str], on_text: OnText) -> None:
     """Add tokens, log-probabilities and text from the steps to the samples, until all of them have stopped."""
     writers = [Writer(tokenizer, stop) for _ in samples]
 
@@ -186,7 +212,7 @@ class Writer:
     `stopped` is True after a stop string, the end-of-text token or None.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: list[str]):
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
         self.stop, self.end_of_text = stop, tokenizer.end_of_text
         self.stream = TextStream(tokenizer)
         self.pending = ""  # may be the beginning of a stop string

@@ -1,7 +1,7 @@
 """How the next token is chosen from its logits: filters in a fixed order, then one draw for each text.
 
     sampling = Sampling(temperature=0.8, top_p=0.9)
-    ids = sample(logits, sampling, next(draws([1, 2])))      # one token for each of two texts
+    ids = sample(logits, sampling, next(uniform_numbers([1, 2])))      # one token for each of two texts
 
 Dimensions: B texts, V vocabulary.
 """
@@ -87,7 +87,7 @@ def sample(logits: Tensor, sampling: Sampling, uniform: Tensor, present: Tensor 
     return ids.squeeze(-1).clamp(max=logits.size(-1) - 1)
 
 
-def draws(seeds: list[int]) -> Iterator[Tensor]:
+def uniform_numbers(seeds: list[int]) -> Iterator[Tensor]:
     """Yield numbers between 0 and 1 [B], each from the generator of its own seed."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:  # several at once, which is faster

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headwise.console import say
 from headwise.distributed.strategies import whole_model
 from headwise.files import whole, write_text
-from headwise.generation.generate import generate
+from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import eval_mode
@@ -178,7 +178,7 @@ class TextSamples(Clock):
             return
         eager = torch.compiler.set_stance("force_eager")  # each length would compile anew
         with self.stopwatch.paused(), eval_mode(model), eager:
-            new = generate(model, [self.prompt], self.tokens, Sampling(temperature=self.temperature), [0])
+            new = generate_tokens(model, [self.prompt], self.tokens, Sampling(temperature=self.temperature), [0])
             ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"==== step {trainer.global_step}\n{pl_module.tokenizer.decode(self.prompt + ids)}\n\n")

@@ -153,13 +153,14 @@ def test_shapes_that_disagree_are_refused(seen):
 
 
 def test_a_notebook_shows_the_page_in_a_sandbox():
-    shown = Page('<p class="a">&amp;</p>')._repr_html_()
+    shown = Page('<p class="a">&amp;</p>', "")._repr_html_()
     assert shown.startswith('<iframe srcdoc="&lt;p class=&quot;a&quot;&gt;&amp;amp;&lt;/p&gt;" sandbox="allow-scripts"')
     assert "600px" in shown
 
 
 def test_page_outside_a_notebook_has_a_short_repr_and_saves_itself(tmp_path):
-    page = Page("<!doctype html>" * 100_000)
-    assert repr(page) == "<attention page, 1.5 MB; .save('view.html') writes it>"
+    page = Page("<!doctype html>" * 100_000, "2 layers of 3 heads, 5 tokens")
+    shown = "<attention page: 2 layers of 3 heads, 5 tokens, 1.5 MB; write it to a file with .save('view.html')>"
+    assert repr(page) == shown
     page.save(tmp_path / "view.html")
     assert (tmp_path / "view.html").read_text() == page

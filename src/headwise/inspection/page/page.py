@@ -66,18 +66,26 @@ class View:
 
 
 class Page(str):
-    """The page as text. A notebook shows it as a page; elsewhere its repr is short."""
+    """The HTML of a page. A notebook displays it inline; elsewhere its repr is one line. `contents` says what the page
+    shows."""
 
-    __slots__ = ()
+    contents: str
+
+    def __new__(cls, text: str, contents: str) -> Page:
+        page = super().__new__(cls, text)
+        page.contents = contents
+        return page
 
     def save(self, path: str | Path) -> None:
         """Write the page to a file."""
         write_text(Path(path), self)
 
     def __repr__(self) -> str:
-        return f"<attention page, {len(self) / 1e6:.1f} MB; .save('view.html') writes it>"
+        size = len(self) / 1e6
+        return f"<attention page: {self.contents}, {size:.1f} MB; write it to a file with .save('view.html')>"
 
     def _repr_html_(self) -> str:
+        """Return an iframe that holds the page and may run scripts, but has no access to the notebook."""
         style = "width: 100%; height: 600px; border: 0"
         page = html.escape(self)
         return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="{style}" title="Attention"></iframe>'
@@ -101,16 +109,26 @@ def render(view: View, max_bytes: int | None = None) -> Page:
     max_bytes = max_bytes or (MAX_BYTES if len(view.steps) > 1 else MAX_BYTES_ONE_STEP)
     builder, steps = _Builder(view, max_bytes), np.arange(len(view.steps))
     n_heads = len(builder.heads)
-    complete, page = builder.build(steps, n_heads), builder.build(steps, 0)
+    complete = builder.build(steps, n_heads)
     if len(complete) <= max_bytes:
-        return Page(complete)
+        return Page(complete, _contents(view))
+    page = builder.build(steps, 0)
     room = max_bytes - min(len(complete) - len(page), max_bytes // 2)  # for steps
     while len(page) > room and len(steps) > 2:
         count = max(2, min(len(steps) - 1, len(steps) * room // len(page)))
         steps = np.linspace(0, len(view.steps) - 1, count).round().astype(int)
         page = builder.build(steps, 0)
     n_heads = bisect_right(range(1, n_heads + 1), max_bytes, key=lambda n: len(builder.build(steps, n)))
-    return Page(builder.build(steps, n_heads))
+    return Page(builder.build(steps, n_heads), _contents(view))
+
+
+def _contents(view: View) -> str:
+    """Return what the page shows, for example "4 layers of 4 heads, 14 tokens"."""
+    tokens = f"{sum(len(prompt.labels) for prompt in view.prompts)} tokens"
+    if not view.prompts:
+        return tokens
+    n_layer, n_head = view.prompts[0].patterns.shape[1:3]
+    return f"{n_layer} layers of {n_head} heads, {tokens}"
 
 
 def _require_matching_shapes(view: View) -> None:
