@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headwise.errors import UserError
-from headwise.files import CsvTable, whole, write_text
+from headwise.files import CsvTable, atomic_write, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -13,7 +13,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     write_text(path, "old")
 
     def interrupted():
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError
 

@@ -20,7 +20,7 @@ import torch
 from headwise.config import GPTConfig, ResolvedGPTConfig, with_new_names
 from headwise.console import say
 from headwise.errors import UserError, require
-from headwise.files import path_of
+from headwise.files import expand_path
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 
@@ -88,7 +88,7 @@ def find(path_or_name: str | Path | None = None, key: str = "checkpoint", runs: 
         require(bool(saved), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
         path_or_name = saved[-1].parent.parent
     given, right = str(path_or_name), "give a run's folder, a .ckpt file or a Hugging Face folder"
-    path = path_of(given, key)
+    path = expand_path(given, key)
     named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", given) and path.suffix != ".ckpt"
     if named and not path.exists() and not Path(path.parts[0]).is_dir():
         path = download(given, key, MODEL_FILES)
@@ -133,7 +133,7 @@ def open_tokenizer(where: str | None, key: str = "tokenizer.path") -> Tokenizer:
     """Return the tokenizer that `where` names: a tokenizer.json, a folder that holds one, or a model of the Hub that
     does. Raises UserError, naming `key`, if there is none or it cannot be read."""
     require(bool(where), f"tokenizer=file needs {key}=FILE, a tokenizer.json, or a folder or Hub name of one")
-    path = path_of(str(where), key)
+    path = expand_path(str(where), key)
     if not path.exists():
         path = download(str(where), key, TOKENIZER_FILES)
     try:

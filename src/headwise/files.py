@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and tables that can be cut back."""
+"""Write files that appear complete or not at all, and CSV tables that a resumed run can cut back to its step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from headwise.errors import UserError, require
 
 
-def path_of(text: str, key: str) -> Path:
+def expand_path(text: str, key: str) -> Path:
     """Return the path that a user wrote, with ~ expanded. Raises UserError, naming `key`, if it cannot be."""
     try:
         return Path(text).expanduser()
@@ -27,7 +27,7 @@ def output_path(text: str, key: str, *endings: str) -> Path:
     """Return the path of a file to be written. Raises UserError, naming `key`, if its name does not end in one of
     `endings` or it could not be written, so that this is known before any work is done."""
     require(bool(text), f"{key}= is empty; give a file's name")
-    path = path_of(text, key)
+    path = expand_path(text, key)
     require(not path.is_dir(), f"{key}={text} is a folder; give a file's name")
     require(path.suffix.lower() in endings, f"{key}={text} must end in {endings[0]}")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
@@ -37,7 +37,7 @@ def output_path(text: str, key: str, *endings: str) -> Path:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to: renamed to `path` when the block ends, or removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -54,7 +54,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill: renamed to `path` when the block ends, or removed after an error. Raises
     OSError if `path` exists and is not empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,17 +71,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def leave_no_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
     """Remove a folder if nothing is in it."""
     with suppress(OSError):  # it is not empty, or belongs to somebody else
         folder.rmdir()
 
 
 @contextmanager
-def claimed(folder: Path, key: str) -> Iterator[None]:
+def locked_folder(folder: Path, key: str) -> Iterator[None]:
     """Lock a folder for this process during the block. Raises UserError, naming `key`, if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".claimed"
+    file = folder / ".lock"
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
@@ -92,12 +92,12 @@ def claimed(folder: Path, key: str) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         lock.release()
-        leave_no_empty(folder)
+        remove_if_empty(folder)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    with whole(path) as temporary:
+    """Write `text` to `path`, completely or not at all."""
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
@@ -109,7 +109,7 @@ class CsvTable:
 
     def begin(self, step: int) -> None:
         """Start the file with its rows up to `step`: a resumed run writes the later ones again."""
-        with whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(row for row in self.rows() if int(row["step"]) <= step)
@@ -126,6 +126,6 @@ class CsvTable:
         text = self.path.read_bytes().rpartition(b"\n")[0].decode("utf-8", "replace")
         rows = list(csv.DictReader(text.replace("\0", "?").splitlines()))
         for line, row in enumerate(rows, start=2):
-            whole_row = None not in row and None not in row.values() and row.get("step", "").isdecimal()
-            require(whole_row, f"{self.path} is damaged in line {line}; repair that line, or move the file away")
+            complete = None not in row and None not in row.values() and row.get("step", "").isdecimal()
+            require(complete, f"{self.path} is damaged in line {line}; repair that line, or move the file away")
         return rows

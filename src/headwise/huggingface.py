@@ -22,7 +22,7 @@ from torch import Tensor
 from headwise.checkpoint import Checkpoint
 from headwise.config import PRESET_KEYS, GPTConfig, ResolvedGPTConfig
 from headwise.errors import UserError, require
-from headwise.files import whole_folder, write_text
+from headwise.files import atomic_folder, write_text
 from headwise.model.gpt import GPT, empty_init
 from headwise.tokenizer import END_OF_TEXT, read_tokenizer
 from headwise.validation import validate_model
@@ -244,7 +244,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
         },
     }
     weights = {name: value.contiguous() for name, value in in_their_layout(model, layout).items()}
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for name, content in files.items():
             write_text(temporary / name, json.dumps(content, indent=2) + "\n")
         write_text(temporary / "tokenizer.json", tokenizer.to_json())

@@ -31,7 +31,7 @@ from headwise.config_errors import check_keys, check_old_names, composition_erro
 from headwise.console import Parser, fail, prepare_streams, say
 from headwise.distributed.processes import PATIENCE, agreed, end_with_parent, rank, started
 from headwise.errors import UserError, require
-from headwise.files import leave_no_empty
+from headwise.files import remove_if_empty
 from headwise.sweep.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end, quoted
 from headwise.validation import range_in_words, validate
 
@@ -140,7 +140,7 @@ class Job:
             sys.exit(130)
         finally:
             if "run_dir" in config:
-                leave_no_empty(folder)  # which Hydra has made
+                remove_if_empty(folder)  # which Hydra has made
 
 
 def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from headwise.files import claimed
+from headwise.files import locked_folder
 from headwise.launch import CONFIGS, register
 from tests.small import ROOT, listen, script, script_here
 from tests.sweep.small import TINIEST, table
@@ -89,7 +89,7 @@ def test_grid_counts_the_runs_of_every_hydra_sweep_syntax(tmp_path):
 
 
 def test_run_of_a_grid_that_another_process_writes_fails_alone(tmp_path):
-    with claimed(tmp_path / "out/0", "run_dir"):
+    with locked_folder(tmp_path / "out/0", "run_dir"):
         result = script_here("train", *TINIEST, "-m", "seed=5,7", "run_dir=out", cwd=tmp_path, ok=False)
     assert result.returncode == 1
     assert "error: run 0: run_dir=out/0 is being written by another process" in result.stderr

@@ -35,7 +35,7 @@ def run(flags: argparse.Namespace) -> None:
     """Print and write what the flags select."""
     from headwise.checkpoint import load
     from headwise.errors import require
-    from headwise.files import output_path, whole
+    from headwise.files import atomic_write, output_path
     from headwise.inspection.page.page import render
     from headwise.inspection.snapshot import head_scores, text_view, tokenize, view_grid
     from headwise.inspection.tables import console_of, print_heads, print_walkthrough
@@ -75,6 +75,6 @@ def run(flags: argparse.Namespace) -> None:
             render(view).save(page)
             print_path(str(page))
         if png:
-            with whole(png) as temporary:
+            with atomic_write(png) as temporary:
                 view_grid(view).save(temporary, format="PNG")
             print_path(str(png))

@@ -22,10 +22,10 @@ def main(arguments: list[str] | None = None) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Export the model that the flags select."""
     from headwise.checkpoint import load
-    from headwise.files import path_of
+    from headwise.files import expand_path
     from headwise.huggingface import export
 
     checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
-    export(checkpoint, path_of(flags.output, "--output").resolve())
+    export(checkpoint, expand_path(flags.output, "--output").resolve())
     print(flags.output)

@@ -15,7 +15,7 @@ from headwise.config import DataConfig, TokenizerConfig
 from headwise.data.sources import SOURCES, SPLIT_BY, read_text
 from headwise.data.token_files import TokenFiles, pack
 from headwise.errors import choose
-from headwise.files import whole as whole_file
+from headwise.files import atomic_write
 from headwise.stream import pieces, stream_of
 from headwise.tokenizer import TOKENIZERS, Tokenizer
 
@@ -84,7 +84,7 @@ def plot(packed: TokenFiles) -> Path:
     else:
         right.set_axis_off()
         right.text(0.5, 0.5, f"a single document of {sizes[0]:,} tokens", ha="center", va="center")
-    with whole_file(packed.folder / "tokens.png") as temporary:
+    with atomic_write(packed.folder / "tokens.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     return packed.folder / "tokens.png"
 

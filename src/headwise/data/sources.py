@@ -27,7 +27,7 @@ from headwise.data.readers import CHUNK, PACKED, READERS, as_lines, is_known, re
 from headwise.data.repeats import repeats
 from headwise.data.surveys import once, require_unchanged, stamp
 from headwise.errors import UserError, choose, require
-from headwise.files import path_of, whole
+from headwise.files import atomic_write, expand_path
 from headwise.stream import Content, Source, Stream, first, part, source_of, spaced, survey
 
 # Read in this order where a Python comes without its help topics: about as long, and in every Python from 3.11 on.
@@ -163,7 +163,7 @@ def survey_files(data: DataConfig, found: list[Path]) -> dict:
 
 def find_files(path: str, key: str) -> list[Path]:
     """The files that `path` names; at least one, or a UserError."""
-    place = path_of(path, key)
+    place = expand_path(path, key)
     known = f"{' '.join(READERS)}; also {' '.join(PACKED)}"
     if place.is_dir():
         found = sorted(file for file in place.rglob("*") if file.is_file() and is_known(file))
@@ -186,7 +186,7 @@ def fetch(url: str, file: Path) -> None:
     try:
         with (
             urllib.request.urlopen(url, timeout=SECONDS) as answer,
-            whole(file) as temporary,
+            atomic_write(file) as temporary,
             temporary.open("wb") as out,
         ):
             while chunk := answer.read(CHUNK):
@@ -200,8 +200,8 @@ def from_files(data: DataConfig) -> Source:
     """The files of data.path, which data.url brings where they are not there yet."""
     require(bool(data.path), "data=files needs data.path=FILE, a folder of text files, or a glob")
     path = str(data.path)
-    if data.url and not path_of(path, "data.path").exists():
-        fetch(data.url, path_of(path, "data.path"))
+    if data.url and not expand_path(path, "data.path").exists():
+        fetch(data.url, expand_path(path, "data.path"))
     held_out = find_files(data.val_path, "data.val_path") if data.val_path else []
     return files(data, path, but={file.resolve() for file in held_out})
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from headwise.files import whole
+from headwise.files import atomic_write
 
 ROW_WIDTH = 1800  # greatest width in pixels of the maps of one layer together
 CELL = (2, 11)  # least and greatest size in pixels of one weight
@@ -251,7 +251,7 @@ def loss_curve(rows: list[dict[str, str]], path: Path) -> None:
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from headwise.errors import UserError
-from headwise.files import CsvTable, whole, write_text
+from headwise.files import CsvTable, atomic_write, write_text
 from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.head_scores import PATTERN_METRICS, REPEATS_METRICS, THRESHOLDS, pattern_scores, value_norms
 from headwise.inspection.hooks import AttentionMap, run_and_capture
@@ -167,7 +167,10 @@ class Recorder:
         for name in self.labels:
             scores = snapshot.main | snapshot.scores[name]  # the input's own scores, where measured
             arrays |= {f"{name}.{part}": x for part, x in page_arrays(snapshot.maps[name], scores).items()}
-        with whole(self.folder / "steps" / f"step_{snapshot.step:06d}.npz") as temporary, temporary.open("wb") as file:
+        with (
+            atomic_write(self.folder / "steps" / f"step_{snapshot.step:06d}.npz") as temporary,
+            temporary.open("wb") as file,
+        ):
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def saved_steps(self) -> dict[int, dict[str, np.ndarray]]:
@@ -192,7 +195,7 @@ class Recorder:
 
     def save(self, image: Image.Image, name: str) -> Path:
         """Write a picture to the folder and return its file."""
-        with whole(self.folder / name) as temporary:
+        with atomic_write(self.folder / name) as temporary:
             image.save(temporary, format="PNG", compress_level=1)
         return self.folder / name
 

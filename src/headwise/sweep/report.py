@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headwise.console import fail, say
-from headwise.files import leave_no_empty, whole, write_text
+from headwise.files import atomic_write, remove_if_empty, write_text
 from headwise.inspection.tables import console_of
 from headwise.sweep.multirun import ENDED, leave_no_bare_multirun
 from headwise.sweep.rows import Row, best_first, best_of, brief, metrics_in, rows_of, short_names, summary_of, varied_in
@@ -56,7 +56,7 @@ def report_grid(folder: Path) -> None:
     if all(row.code == 2 for row in rows):
         for row in rows:
             (folder / str(row.number) / ENDED).unlink()
-            leave_no_empty(folder / str(row.number))
+            remove_if_empty(folder / str(row.number))
         leave_no_bare_multirun(folder)
         fail(message)
     report(folder, rows)
@@ -87,7 +87,7 @@ def write_csv(path: Path, rows: list[Row], varied: list[str]) -> None:
     metrics = metrics_in(rows)
     columns = ["run", *varied, "val_loss", "state", "steps", "seconds"]
     columns += [name for metric in metrics for name in (metric, f"{metric}_heads")] + ["folder", "why"]
-    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:

@@ -32,7 +32,7 @@ from headwise.config_errors import composition_error, task_error
 from headwise.console import say
 from headwise.data import prepare
 from headwise.errors import Pruned, RunError, UserError, choose, require
-from headwise.files import path_of
+from headwise.files import expand_path
 from headwise.sweep.multirun import ENDED, note_end, quoted
 from headwise.sweep.report import report, write_csv
 from headwise.sweep.rows import Row, rows_of, short, split_override
@@ -199,7 +199,7 @@ def open_sweep(config: DictConfig) -> Sweep:
     is_grid = (folder / "multirun.yaml").exists()
     require(not is_grid, f"run_dir={folder} holds the runs of headwise train -m; give another run_dir")
     check_space(space, given, folder)
-    journal = path_of(wanted.storage, "sweep.storage") if wanted.storage else folder / "study" / "journal.log"
+    journal = expand_path(wanted.storage, "sweep.storage") if wanted.storage else folder / "study" / "journal.log"
     require(not journal.is_dir(), f"sweep.storage={wanted.storage} is a folder; give a file's name")
     journal.parent.mkdir(parents=True, exist_ok=True)
     return Sweep(open_study(journal, typed, space, points), folder, given, varied)

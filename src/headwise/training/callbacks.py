@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headwise.console import say
 from headwise.distributed.strategies import whole_model
-from headwise.files import whole, write_text
+from headwise.files import atomic_write, write_text
 from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.inspection.recorder import Recorder
@@ -137,7 +137,7 @@ class Checkpoints(Clock, Checkpoint):
 
     def save(self, trainer: L.Trainer, name: str) -> None:
         """Write a checkpoint, whole or not at all: by the first device, though all take part."""
-        writing = whole(self.folder / name) if trainer.is_global_zero else nullcontext(self.folder / name)
+        writing = atomic_write(self.folder / name) if trainer.is_global_zero else nullcontext(self.folder / name)
         with self.stopwatch.paused(), writing as file:
             trainer.save_checkpoint(file, weights_only=False)
 

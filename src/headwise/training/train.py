@@ -38,7 +38,7 @@ from headwise.distributed.estimate import matmul_peak, measured, plan, setting
 from headwise.distributed.processes import first_then_others, rank
 from headwise.errors import Pruned, choose
 from headwise.evaluation import whole_split
-from headwise.files import claimed, write_text
+from headwise.files import locked_folder, write_text
 from headwise.model.gpt import GPT
 from headwise.training import loggers
 from headwise.training.build import build_datamodule, build_model, build_module, make_callbacks, make_trainer
@@ -75,7 +75,7 @@ def train(
     assert isinstance(config, TrainConfig)
     silence_lightning()
     devices = check(config)
-    with claimed(info.folder, "run_dir") if rank() == 0 else nullcontext():
+    with locked_folder(info.folder, "run_dir") if rank() == 0 else nullcontext():
         set_backends(config)
         resume_from, saved = read_checkpoint(config, info.folder, devices.is_first)
         earlier = saved["headwise"]["about"] if saved else None
