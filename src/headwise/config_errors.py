@@ -1,16 +1,18 @@
-"""What Hydra, OmegaConf and the checks say about wrong input, in one line with the key, the value and what is right."""
+"""Errors in a configuration, each as one line with the key, the value, and what to give instead.
+
+check_old_names(["model.tied_head=true"])           # raises: model.tied_head is now model.tie_embeddings
+composition_error(error, TrainConfig, overrides)    # what Hydra and OmegaConf raise, in one line
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from headwise.config import dotted_keys, new_name
+from headwise.config import RENAMED, dotted_keys, new_name, schema_fields
 from headwise.errors import RunError, UserError, did_you_mean, require
 
 
@@ -29,9 +31,15 @@ def check_keys(config: DictConfig, schema: type) -> None:
     """Raise UserError for a key added with + or removed with ~, which Hydra allows but nothing reads."""
     known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(schema), config))
     for key in (key for key in given if not key.startswith("sweep.space.")):  # which sweep/space.py reads
-        require(key in known, f"{key} is not a key of the configuration{did_you_mean(key, known)}")
+        require(key in known, unknown_key(key, known))
     for key in known:
         require(key in given, f"{key} is missing from the configuration; give it a value instead of removing it")
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """Return the message for a key that does not exist: its present name, or the most similar of the known keys."""
+    new = next((new for (old, _), (new, _) in RENAMED.items() if old == key), None)
+    return f"{key} is now {new}" if new else f"{key} is not a key of the configuration{did_you_mean(key, known)}"
 
 
 def task_error(error: Exception, config: DictConfig) -> tuple[str, int | None]:
@@ -71,20 +79,18 @@ def composition_error(error: Exception, schema: type, overrides: list[str]) -> s
     if "Ambiguous value for argument" in str(error):
         argument = str(error).split("'")[1]
         return f"{argument}: several values make several runs, with -m; a list is written in brackets"
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, UserError | RunError):
-        cause = cause.__context__
-    if cause:  # what the resolver found to be wrong
-        return str(cause)
-    cause = error
-    while cause and not getattr(cause, "full_key", None):
-        cause = cause.__cause__
-    if cause is None:
+    chain: list[BaseException] = [error]
+    while chain[-1].__context__:
+        chain.append(chain[-1].__context__)
+    for cause in chain:
+        if isinstance(cause, UserError | RunError):  # raised by the resolver of run_dir
+            return str(cause)
+    key = next(filter(None, (str(getattr(cause, "full_key", None) or "") for cause in chain)), "")
+    if not key:
         return ": ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    key = str(getattr(cause, "full_key", ""))
     known = list(dotted_keys(OmegaConf.structured(schema)))
     if key not in known:
-        return f"{key} is not a key of the configuration{did_you_mean(key, known)}"
+        return unknown_key(key, known)
     given = [override for override in overrides if override.startswith(f"{key}=")]
     return f"{(given or [key])[-1]} must be {expected(key, schema)}"
 
@@ -100,10 +106,6 @@ KINDS = {
 
 
 def expected(key: str, schema: type) -> str:
-    """Return what a key's value must be, in words, from its type in the schema."""
-    part: Any = schema
-    *groups, last = key.split(".")
-    for group in groups:
-        part = get_type_hints(part)[group]
-    written = next(f.type for f in fields(part) if f.name == last)
-    return " or ".join(KINDS.get(kind, "a group of keys") for kind in str(written).split(" | "))
+    """Return in words what a key's value must be, from its type in the schema."""
+    types = {name: str(one.type) for name, one in schema_fields(schema())}
+    return " or ".join(KINDS.get(kind, "a group of keys") for kind in types.get(key, "").split(" | "))

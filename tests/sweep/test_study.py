@@ -57,16 +57,30 @@ def test_running_trial_can_be_reopened(tmp_path):
     assert (study.trials[0].value, study.trials[0].intermediate_values) == (1.0, {5: 2.0, 7: 1.0})
 
 
-def test_grid_point_enqueued_by_a_killed_process_is_trained(tmp_path):
-    def open_grid():
-        return open_as_a_process(tmp_path, "sweep.sampler=grid", space="sweep.space={seed: [3, 5, 7]}")
+def test_grid_whose_points_were_not_all_enqueued_by_a_killed_process_is_complete(tmp_path):
+    def open_grid(*overrides):
+        return open_as_a_process(tmp_path, "sweep.sampler=grid", *overrides, space="sweep.space={seed: [3, 5, 7]}")
 
-    shared = open_grid()
-    claims = [shared.claim()]
-    shared.study.enqueue_trial({"seed": 5})  # and killed before it asked
-    claims += [open_grid().claim() for _ in range(2)]
+    open_grid()
+    journal = tmp_path / "journal.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    waiting = [i for i, line in enumerate(lines) if "fixed_params" in line]
+    assert len(waiting) == 3
+    journal.write_text("".join(lines[: waiting[1] - 1]))  # killed before it enqueued the second point
+    claims = [open_grid().claim() for _ in range(3)]
     assert [claimed.overrides for claimed in claims] == [["seed=3"], ["seed=5"], ["seed=7"]]
-    assert shared.claim() is None
+    assert open_grid().claim() is None
+
+
+def test_grid_of_fewer_trials_than_combinations_can_be_resumed_with_more(tmp_path):
+    space = "sweep.space={seed: [3, 5, 7]}"
+    for n_trials, expected in ((2, ["seed=3", "seed=5"]), (9, ["seed=7"])):
+        shared = open_as_a_process(tmp_path, "sweep.sampler=grid", f"sweep.n_trials={n_trials}", space=space)
+        for override in expected:
+            claimed = shared.claim()
+            assert claimed.overrides == [override]
+            shared.study.tell(claimed.trial, 1.0)
+        assert shared.claim() is None
 
 
 @pytest.mark.parametrize("text", ["a poem\n", "a poem", '{"op_code":0,\n{}\n'])

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from headwise.files import expand_path
 from headwise.sweep.multirun import ENDED, note_end, quoted
 from headwise.sweep.report import report, write_csv
 from headwise.sweep.rows import Row, rows_of, short, split_override
-from headwise.sweep.space import Dimension, combinations, grid, keys_of, read_space
+from headwise.sweep.space import Dimension, combinations, grid, read_space
 from headwise.sweep.study import N_TRIALS, PRUNERS, SAMPLERS, ClaimedTrial, SharedStudy, open_study
 from headwise.training.lightning_module import TrainingModule
 from headwise.training.metrics import losses
@@ -52,19 +53,15 @@ class Reporter(Checkpoint):
     def __init__(self, trial: Trial, metrics_file: Path):
         self.trial, self.metrics_file = trial, metrics_file
 
-    def report(self, step: int, loss: float) -> None:
-        """Report a loss, unless this step has one already."""
-        if step not in self.trial.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values:
-            self.trial.report(loss, step)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the losses that a killed process had written to metrics.csv and not yet reported."""
+        warnings.filterwarnings("ignore", message=".*already reported")  # Optuna then keeps the first
         for step, loss in losses(self.metrics_file)["val"]:
-            self.report(step, loss)
+            self.trial.report(loss, step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
-        self.report(trainer.global_step, pl_module.val_loss)
+        self.trial.report(pl_module.val_loss, trainer.global_step)
         if trainer.global_step < trainer.max_steps and self.trial.should_prune():
             raise Pruned(f"at step {trainer.global_step} of {trainer.max_steps}")
 
@@ -132,9 +129,8 @@ class Sweep:
             if one.number not in rows and one.state != TrialState.WAITING:
                 overrides, why = [*self.given, *one.user_attrs.get("overrides", [])], one.user_attrs.get("why", "")
                 value = one.value if one.value is not None else math.nan
-                rows[one.number] = Row(
-                    one.number, None, overrides, name_of(one.state), value, one.last_step or 0, why=why
-                )
+                state, steps = name_of(one.state), one.last_step or 0
+                rows[one.number] = Row(one.number, None, overrides, state, value, steps, why=why)
             elif one.state == TrialState.RUNNING:
                 rows[one.number].state = "running"
         return [rows[number] for number in sorted(rows)]
@@ -163,7 +159,7 @@ def search(config: DictConfig) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sweep, folder, wanted = open_sweep(config), info_of_job().folder, config.sweep
     n_trials, varied = sweep.shared.n_trials, ", ".join(sweep.varied)
-    how = "every combination" if sweep.shared.points else f"sampler {wanted.sampler}"
+    how = "every combination" if sweep.shared.is_grid else f"sampler {wanted.sampler}"
     say(f"{n_trials} trials of {varied} in {folder}; {how}, pruner {wanted.pruner}")
     if ended := sum(one.state.is_finished() for one in sweep.shared.trials()):
         say(f"{ended} of {n_trials} trials are done; continuing")
@@ -183,8 +179,7 @@ def search(config: DictConfig) -> None:
 
 def open_sweep(config: DictConfig) -> Sweep:
     """Check the configuration, and open the sweep's study. Raises UserError before anything is written."""
-    typed, folder = OmegaConf.to_object(config), info_of_job().folder
-    assert isinstance(typed, SweepConfig)
+    typed, folder = cast(SweepConfig, OmegaConf.to_object(config)), info_of_job().folder
     wanted, space = typed.sweep, read_space(typed.sweep.space)
     choose("sweep.sampler", wanted.sampler, SAMPLERS)
     choose("sweep.pruner", wanted.pruner, PRUNERS)
@@ -192,9 +187,9 @@ def open_sweep(config: DictConfig) -> Sweep:
     all_of_them = wanted.sampler == "grid" or (size is not None and size <= (wanted.n_trials or N_TRIALS))
     points = grid(space) if all_of_them else None
     given = [override for override in HydraConfig.get().overrides.task if not is_of_sweep(override)]
-    varied = [key for dimension in space for key in keys_of(dimension)]
+    varied = [key for dimension in space for key in dimension.config_keys()]
     for override in given:
-        key, _ = split_override(override)
+        key = split_override(override)[0]
         require(key not in varied, f"{override}: sweep.space varies {key}; leave one of them out")
     is_grid = (folder / "multirun.yaml").exists()
     require(not is_grid, f"run_dir={folder} holds the runs of headwise train -m; give another run_dir")

@@ -3,7 +3,8 @@
     space = read_space({"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "model.n_layer": [2, 4]})
     overrides = [override for dimension in space for override in dimension.suggest(trial)]
 
-A choice that is a mapping sets several keys at once; the key of such a list of choices is any name.
+A choice that is a mapping sets several keys at once; the key of such a list of choices is any name. Keys and
+values are checked in search.py, where Hydra composes every choice and every end of a range before the first trial.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from optuna import Trial
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from headwise.config import TrainConfig, dotted_keys, schema_fields
-from headwise.errors import did_you_mean, require
-from headwise.launch import CONFIGS
+from headwise.config import TrainConfig, schema_fields
+from headwise.config_errors import composition_error
+from headwise.errors import UserError, require
 from headwise.sweep.multirun import quoted
 
-RANGE = ("low", "high", "log", "step")
-NEVER = ("run_dir", "resume", "estimate")  # keys that the sweep itself sets
+SET_BY_SWEEP = ("run_dir", "resume", "estimate")  # keys that cannot vary
 Plain = str | int | float | bool | None
 
 
@@ -34,6 +35,16 @@ def override_of(key: str, value: Plain) -> str:
     if isinstance(value, str):
         return f"{key}={value if value.isidentifier() else quoted(value)}"
     return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+
+
+@dataclass
+class Range:
+    """A range as it is given in a space."""
+
+    low: float = MISSING
+    high: float = MISSING
+    log: bool = False
+    step: float | None = None
 
 
 @dataclass
@@ -61,6 +72,10 @@ class Dimension:
             return list(self.choices.values())
         return [[override_of(self.key, number)] for number in (self.distribution.low, self.distribution.high)]
 
+    def config_keys(self) -> list[str]:
+        """Return the configuration's keys that are set."""
+        return list(dict.fromkeys(override.split("=")[0] for end in self.ends() for override in end))
+
     def values(self) -> list[Plain] | None:
         """Return every value that Optuna can draw; None for a range without steps."""
         drawn = self.distribution
@@ -73,85 +88,57 @@ class Dimension:
 
 def read_space(space: Mapping[str, Any]) -> list[Dimension]:
     """Return the dimensions of a space, without keys whose value is null. Raises UserError."""
-    dimensions = [read_dimension(key, given) for key, given in space.items() if given is not None]
+    dimensions = [
+        read_choices(key, given) if isinstance(given, list) else Dimension(key, read_range(key, given))
+        for key, given in space.items()
+        if given is not None
+    ]
     require(bool(dimensions), "sweep.space is empty; choose a space (--help lists them) or give sweep.space=...")
-    keys = [key for dimension in dimensions for key in keys_of(dimension)]
-    twice = {key for key in keys if keys.count(key) > 1}
-    require(not twice, f"sweep.space: {', '.join(sorted(twice))} is varied twice")
+    keys = [key for dimension in dimensions for key in dimension.config_keys()]
+    for key in keys:
+        require(keys.count(key) == 1, f"sweep.space: {key} is varied twice")
+        require(key not in SET_BY_SWEEP, f"sweep.space: {key} cannot vary; leave it out")
     return dimensions
 
 
-def keys_of(dimension: Dimension) -> list[str]:
-    """Return the configuration's keys that a dimension sets."""
-    return list(dict.fromkeys(override.split("=")[0] for end in dimension.ends() for override in end))
-
-
-def read_dimension(key: str, given: Any) -> Dimension:
-    """Return one entry of a space. Raises UserError."""
-    if not isinstance(given, list):
-        return Dimension(key, read_range(key, given))
+def read_choices(key: str, given: list) -> Dimension:
+    """Return a list of choices as a dimension. Raises UserError."""
     require(bool(given), f"sweep.space: {key}=[] holds no choices")
     require(len(set(map(repr, given))) == len(given), f"sweep.space: {key}={given} holds a choice twice")
-    if all(isinstance(choice, Mapping) for choice in given):  # each is named by its overrides: n_layer=4 n_embd=32
-        names = [" ".join(f"{name.split('.')[-1]}={value}" for name, value in choice.items()) for choice in given]
-    else:
-        check_key(key)
-        plain = all(isinstance(choice, Plain) for choice in given)
-        require(plain, f"sweep.space: {key}={given} must be a list of plain values, or of mappings of keys to values")
-        names, given = given, [{key: choice} for choice in given]
-    choices: dict[Plain, list[str]] = {name: overrides_of(choice) for name, choice in zip(names, given, strict=True)}
+    choices: dict[Plain, list[str]] = {}
+    for choice in given:
+        several = choice if isinstance(choice, Mapping) else {key: choice}
+        require(bool(several), f"sweep.space: {key}={given}: {{}} sets no key")
+        for one, value in several.items():
+            require(isinstance(value, Plain), f"sweep.space: {one}={value} must be a plain value")
+        # A mapping is named by its overrides: n_layer=4 n_embd=32
+        name = " ".join(f"{one.split('.')[-1]}={value}" for one, value in several.items())
+        choices[name if several is choice else choice] = [override_of(one, value) for one, value in several.items()]
     return Dimension(key, CategoricalDistribution(list(choices)), choices)
-
-
-def overrides_of(choice: Mapping[str, Any]) -> list[str]:
-    """Return a choice as overrides. Raises UserError."""
-    require(bool(choice), "sweep.space: {} sets no key")
-    for key, value in choice.items():
-        check_key(key)
-        require(isinstance(value, Plain), f"sweep.space: {key}={value} must be a plain value")
-    return [override_of(key, value) for key, value in choice.items()]
 
 
 def read_range(key: str, given: Any) -> IntDistribution | FloatDistribution:
     """Return a range given as {low, high, log, step}. Raises UserError. `high` becomes the last of the steps."""
-    form = f"sweep.space: {key}={given} must be a list of choices, or {{low: ..., high: ...}} with log or step"
-    require(isinstance(given, Mapping), form)
-    for name in given:
-        require(name in RANGE, f"sweep.space: {key}.{name} is none of {', '.join(RANGE)}{did_you_mean(name, RANGE)}")
-    check_key(key)
-    low, high, log, step = (given.get(name) for name in RANGE)
-    numbers = [low, high] if step is None else [low, high, step]
-    for value in numbers:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        require(number, f"{form}, all of them numbers")
-    require(low < high, f"sweep.space: {key}: low={low} must be below high={high}")
-    require(log in (None, True, False), f"sweep.space: {key}: log={log} must be true or false")
-    require(not log or low > 0, f"sweep.space: {key}: low={low} must be above 0 with log=true")
-    require(step is None or (step > 0 and not log), f"sweep.space: {key}: step={step} must be above 0, and without log")
+    form = "a list of choices, or {low: ..., high: ...} with log or step"
+    require(isinstance(given, Mapping), f"sweep.space: {key}={given} must be {form}")
+    try:
+        wanted = cast(Range, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Range), given)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"sweep.space: {key}: {composition_error(error, Range, [])}; give {form}") from error
+    numbers = [wanted.low, wanted.high, 1 if wanted.step is None else wanted.step]
+    require(all(map(math.isfinite, numbers)), f"sweep.space: {key}={given}: low, high and step must be finite")
     schema = dict(schema_fields(TrainConfig()))
-    types = str(schema[key].type).split(" | ") if key in schema else []
-    numeric = "int" in types or "float" in types
-    require(numeric, f"sweep.space: {key} takes no numbers; give a list of choices such as [...]")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not divisible by `step`")  # Optuna then lowers `high`
-        if "float" in types:
-            return FloatDistribution(low, high, log=bool(log), step=step)
-        whole = all(value == int(value) for value in numbers)
-        require(whole, f"sweep.space: {key}={given}: {key} takes whole numbers")
-        return IntDistribution(int(low), int(high), log=bool(log), step=int(step or 1))
-
-
-def check_key(key: str) -> None:
-    """Raise UserError unless this is a key, or a group of choices, that can vary from run to run."""
-    known = list(dotted_keys(OmegaConf.structured(TrainConfig)))
-    defaults = OmegaConf.load(CONFIGS / "train.yaml").defaults
-    groups = [name for entry in defaults if OmegaConf.is_dict(entry) for name in entry]
-    ends = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    near = f"; did you mean {ends[0]}?" if len(ends) == 1 else did_you_mean(key, known)
-    require(key in known or key in groups, f"sweep.space: {key} is not a key of the configuration{near}")
-    require(key not in NEVER, f"sweep.space: {key} cannot vary; leave it out")
-    has_value = key in dict(schema_fields(TrainConfig()))
-    require(has_value or key in groups, f"sweep.space: {key} is a group of keys; give one of them")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not divisible by `step`")  # Optuna then lowers `high`
+            if key not in schema or "float" in str(schema[key].type):
+                return FloatDistribution(wanted.low, wanted.high, log=wanted.log, step=wanted.step)
+            whole = all(number == int(number) for number in numbers)
+            require(whole, f"{key} takes whole numbers, or a list of choices")
+            low, high, step = map(int, numbers)
+            return IntDistribution(low, high, log=wanted.log, step=step)
+    except ValueError as error:
+        raise UserError(f"sweep.space: {key}={given}: {error}") from error
 
 
 def combinations(space: list[Dimension]) -> int | None:
@@ -168,4 +155,5 @@ def grid(space: list[Dimension]) -> list[dict[str, Plain]]:
         needs = "sweep.sampler=grid needs a list of choices, or a step"
         require(numbers is not None, f"sweep.space: {dimension.key}: {needs}")
         values.append(numbers or [])
-    return [dict(zip((one.key for one in space), point, strict=True)) for point in itertools.product(*values)]
+    keys = [dimension.key for dimension in space]
+    return [dict(zip(keys, point, strict=True)) for point in itertools.product(*values)]

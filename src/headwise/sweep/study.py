@@ -1,6 +1,6 @@
 """The Optuna study of a sweep, in a journal file from which any number of processes take trials.
 
-    shared = open_study(journal, config, space, points, folder)
+    shared = open_study(journal, config, space, points)
     while claimed := shared.claim():
         ...                                                 # train, then shared.study.tell(claimed.trial, loss)
         claimed.lock.release()
@@ -50,7 +50,8 @@ def halving(config: SweepConfig) -> BasePruner:
     return SuccessiveHalvingPruner(min_resource=first, reduction_factor=config.sweep.reduction_factor)
 
 
-SAMPLERS = {"tpe": tpe, "random": RandomSampler, "grid": RandomSampler}  # a grid's trials are all enqueued
+# All trials of a grid are enqueued, so that its sampler draws nothing.
+SAMPLERS = {"tpe": tpe, "random": RandomSampler, "grid": RandomSampler}
 PRUNERS = {"halving": halving, "none": lambda config: NopPruner()}
 
 
@@ -69,16 +70,10 @@ class SharedStudy:
 
     study: Study
     journal: Path
-    wanted: SearchConfig
+    config: SearchConfig
     space: list[Dimension]
-    points: list[dict[str, Plain]] | None  # of a grid
-
-    @property
-    def n_trials(self) -> int:
-        """Return the number of trials of the whole sweep."""
-        if self.points is None:
-            return self.wanted.n_trials or N_TRIALS
-        return min(self.wanted.n_trials or len(self.points), len(self.points))
+    n_trials: int  # of the whole sweep
+    is_grid: bool  # whether they are every combination
 
     def trials(self) -> list[FrozenTrial]:
         """Return the trials so far, in the order of their numbers."""
@@ -88,29 +83,24 @@ class SharedStudy:
         """Return the next trial to train: one whose process was killed, else a new one; None if there is none left."""
         with FileLock(f"{self.journal}.claims"):
             cut_incomplete_line(self.journal)
-            trials = self.trials()
-            for one in trials:
+            begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
+            for one in begun:
                 if one.state == TrialState.RUNNING and (lock := self.lock(one.number)):
                     self.study.sampler = self.sampler(one.number)  # in case that it was killed before the proposal
                     # Nothing public continues a running trial. test_running_trial_can_be_reopened fails if this moves.
                     return self.start(Trial(self.study, one._trial_id), lock)
-            waiting = [
-                one for one in trials if one.state == TrialState.WAITING
-            ]  # of a process killed after enqueue_trial
-            if len(trials) >= self.n_trials and not waiting:
+            if len(begun) >= self.n_trials:
                 return None
-            number = len(trials) - len(waiting)
-            if self.points is not None and not waiting:
-                self.study.enqueue_trial(self.points[number])
-            self.study.sampler = self.sampler(number)
-            trial, lock = self.study.ask(), self.lock(number)
-            assert lock is not None, f"trial {number} is new and yet locked"
+            self.study.sampler = self.sampler(len(begun))
+            trial = self.study.ask()  # of a grid, the first that waits
+            lock = self.lock(trial.number)
+            assert lock is not None, f"trial {trial.number} is new and yet locked"
             return self.start(trial, lock)
 
     def sampler(self, number: int) -> BaseSampler:
         """Return the sampler for a trial. Its seed depends on the trial's number, not on the process that asks."""
-        seed = np.random.SeedSequence((self.wanted.seed, number)).generate_state(1)[0]
-        return SAMPLERS[self.wanted.sampler](int(seed))
+        seed = np.random.SeedSequence((self.config.seed, number)).generate_state(1)[0]
+        return SAMPLERS[self.config.sampler](int(seed))
 
     def lock(self, number: int) -> FileLock | None:
         """Acquire a trial's lock and return it; None if the process that holds it is alive."""
@@ -135,7 +125,8 @@ class SharedStudy:
 def open_study(
     journal: Path, config: SweepConfig, space: list[Dimension], points: list[dict[str, Plain]] | None
 ) -> SharedStudy:
-    """Open the study in a journal, or create both. Raises UserError for another sweep's journal and for other files."""
+    """Open the study in a journal, or create both, with a waiting trial for each of a grid's `points`. Raises UserError
+    for another sweep's journal and for other files."""
     keys = [key for key, _ in schema_fields(config) if not key.startswith(CHANGEABLE)]
     now = {key: attrgetter(key)(config) for key in keys}
     unreadable = f"{journal} cannot be read as the journal of a sweep; move it away"
@@ -158,7 +149,12 @@ def open_study(
             require(before == after, f"{key}={after} differs from {before}: {another}")
         if "config" not in study.user_attrs:
             study.set_user_attr("config", now)
-    return SharedStudy(study, journal, config.sweep, space, points)
+        n_trials = config.sweep.n_trials or (N_TRIALS if points is None else len(points))
+        if points is not None:
+            n_trials = min(n_trials, len(points))
+            for point in points[len(study.trials) : n_trials]:
+                study.enqueue_trial(point)
+    return SharedStudy(study, journal, config.sweep, space, n_trials, points is not None)
 
 
 def cut_incomplete_line(journal: Path) -> None:
