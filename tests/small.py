@@ -1,5 +1,6 @@
 """Small things that several tests need: a text, a tokenizer, a model, a trained run."""
 
+import csv
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from tests.presets import PRESETS
 ROOT = Path(__file__).parents[1]
 TEXT = "The kids were scared of the lions, so they left right away.\n" * 60
 TINY = ["model.n_layer=2", "model.n_head=2", "model.n_embd=16", "model.block_size=24", "data.batch_size=5"]
+STEPS = [*TINY, "threads=1", "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2"]
 
 
 def small_model(preset="qwen3", vocab_size=23, **changes):
@@ -91,3 +93,18 @@ def listen():
 def arguments(run_dir, overrides):
     quiet = ["logger=none", "callbacks.attention.every_n_steps=null", "callbacks.samples.every_n_steps=null"]
     return [*TINY, *quiet, f"run_dir={run_dir}", "threads=1", *overrides]
+
+
+def metrics(folder):
+    """The rows of metrics.csv."""
+    return list(csv.DictReader((folder / "metrics.csv").open()))
+
+
+def losses(folder):
+    """What must be the same in two runs that are the same: everything but the clock and the machine."""
+    clock = {"seconds", "tokens_per_second", "mfu", "memory_mb"}
+    return [{key: value for key, value in row.items() if key not in clock} for row in metrics(folder)]
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]

@@ -1,4 +1,4 @@
-"""Callbacks on their own; the whole flow is in test_end_to_end."""
+"""Callbacks on their own; the whole flow is in tests/commands."""
 
 import io
 import math
