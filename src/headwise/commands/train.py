@@ -18,11 +18,13 @@ and sweep.html beside them compare the runs.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
+from headwise.config import TrainConfig
 from headwise.console import say
-from headwise.launch import launch
+from headwise.launch import check_config, compose, launch
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,3 +49,18 @@ def report_sweep(folder: Path) -> None:
     from headwise.sweep.report import report_grid
 
     report_grid(folder)
+
+
+def train(*overrides: str) -> dict[str, Any]:
+    """Train in this process as `headwise train` does with these overrides, and return the contents of summary.json.
+
+    Raise UserError for wrong overrides, and RunError if the training diverges.
+    """
+    from headwise.training.train import RunInfo
+    from headwise.training.train import train as run_training
+
+    config = compose("train", list(overrides))
+    check_config(config, TrainConfig)
+    folder = Path(config.run_dir)
+    how_to_resume = f"the same call with resume=auto run_dir={folder} continues from its last checkpoint"
+    return run_training(config, RunInfo(folder, list(overrides), how_to_resume)) or {}
