@@ -54,7 +54,7 @@ def page_of(steps: list[int], length: int) -> str:
     """The page of random tokens as the model reads them at these steps."""
     ids = torch.randint(65, (1, length), generator=torch.Generator().manual_seed(1))
     snapshots = [take_snapshot(model_at(step, length), [Input("text", ids)], step) for step in steps]
-    arrays = [page_arrays(snapshot.maps["text"], snapshot.main) for snapshot in snapshots]
+    arrays = [page_arrays(snapshot.maps["text"], snapshot.main_scores) for snapshot in snapshots]
     labels = [chr(97 + i % 26) for i in ids[0].tolist()]
     return render(View("benchmark", steps, [page_prompt("text", labels, arrays, snapshots[-1].maps["text"])], 6))
 

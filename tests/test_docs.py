@@ -20,7 +20,7 @@ from headwise import checkpoint
 from headwise.config import ANY, RENAMED, PrepareConfig, SweepConfig, schema_fields
 from headwise.inspection import head_scores
 from headwise.inspection.hooks import capture
-from headwise.inspection.recorder import COLUMNS
+from headwise.inspection.recorder import HEADS_COLUMNS
 from headwise.launch import CONFIGS, SCHEMAS
 from headwise.model import attention
 from headwise.training.metrics import METRICS
@@ -185,7 +185,7 @@ def test_configuration_page_lists_every_renamed_key():
 
 def test_inspection_page_lists_every_column():
     page = (ROOT / "docs/inspection.md").read_text()
-    missing = [column for column in (*METRICS, *COLUMNS) if f"`{column}`" not in page]
+    missing = [column for column in (*METRICS, *HEADS_COLUMNS) if f"`{column}`" not in page]
     assert missing == []
 
 

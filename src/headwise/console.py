@@ -1,6 +1,6 @@
-"""What the commands have in common: flags, messages on standard error, exit codes.
+"""Parse flags, print messages on standard error, and end commands with the right exit code.
 
-Wrong input is one line and exit code 2; an interruption is exit code 130; a closed pipe is no error.
+Wrong input gives one line and exit code 2; an interruption gives exit code 130; a closed pipe is not an error.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from headwise.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """The flags of one command. An error is one line."""
+    """ArgumentParser of a command, whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; --help lists every flag")
 
     def add_checkpoint(self) -> None:
         """Add --checkpoint, for headwise.checkpoint.load."""
-        where = "a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run's best"
-        self.add_argument("--checkpoint", metavar="PATH", help=where)
+        kinds = "a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run under runs/"
+        self.add_argument("--checkpoint", metavar="PATH", help=kinds)
 
     def add_precision(self) -> None:
         """Add --precision, for headwise.generation.fast."""
-        choices = "float32, or bfloat16: half the memory, faster for a large model, less exact; default: %(default)s"
-        self.add_argument("--precision", default="float32", metavar="NAME", help=choices)
+        kinds = "float32, or bfloat16: half the memory, faster for a large model, less exact; default: %(default)s"
+        self.add_argument("--precision", default="float32", metavar="NAME", help=kinds)
 
 
 def say(line: str) -> None:
@@ -41,28 +41,29 @@ def say(line: str) -> None:
 
 
 class Progress:
-    """Print every two seconds how much is done, how fast, and how long the rest will take."""
+    """Print progress every two seconds: the amount done, the rate, and the time left if the total is known."""
 
-    def __init__(self, doing: str, unit: str, total: int | None = None):
-        self.doing, self.unit, self.total = doing, unit, total
-        self.done, self.began, self.printed = 0, time.monotonic(), time.monotonic()
+    def __init__(self, action: str, unit: str, total: int | None = None):
+        self.action, self.unit, self.total = action, unit, total
+        self.done, self.start_time, self.print_time = 0, time.monotonic(), time.monotonic()
 
     def __call__(self, amount: int) -> None:
-        """Add to what is done."""
+        """Add an amount to the amount done."""
         self.done += amount
         now = time.monotonic()
-        if now - self.printed < 2:
+        if now - self.print_time < 2:
             return
-        self.printed, rate = now, self.done / (now - self.began)
-        far, left = f"{self.done:,} {self.unit} {self.doing}", ""
+        self.print_time, rate = now, self.done / (now - self.start_time)
         if self.total:
-            far = f"{min(1, self.done / self.total):.0%} {self.doing}"
-            left = f", {max(0, self.total - self.done) / max(rate, 1):.0f} s left"
-        say(f"{far}, {rate:,.0f} {self.unit} a second{left}")
+            left = max(0, self.total - self.done) / max(rate, 1)
+            share = min(1, self.done / self.total)
+            say(f"{share:.0%} {self.action}, {rate:,.0f} {self.unit} a second, {left:.0f} s left")
+        else:
+            say(f"{self.done:,} {self.unit} {self.action}, {rate:,.0f} {self.unit} a second")
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print what is wrong in one line, and exit; code 2 means wrong input."""
+    """Print an error in one line and exit; code 2 means wrong input."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
@@ -89,8 +90,9 @@ def run_command(
 
 
 def prepare_streams() -> None:
-    """Open the null device for streams that are closed, and let no character raise: one that an output stream cannot
-    encode becomes a question mark, and input that is not text is left for the tokenizer to refuse."""
+    """Open the null device in place of closed streams, and configure the others so that no character raises an error:
+    output streams replace what they cannot encode by a question mark, and bytes of the input that are not UTF-8 become
+    lone surrogates, which the tokenizer refuses."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:

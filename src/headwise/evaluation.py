@@ -80,11 +80,12 @@ def mean_loss(logits_of: Callable[[Tensor], Tensor], batches: ValBatches) -> flo
     return total / count
 
 
-def whole_split(file: Path, packed: TokenFiles, device: str = "cpu") -> dict:
+def evaluate_split(file: Path, token_files: TokenFiles, device: str = "cpu") -> dict:
     """Return val_loss (nats per token) and val_bits_per_byte of a checkpoint file over the whole validation split."""
     model = load(file).model.to(device)
-    loss = mean_loss(model, ValBatches(packed.tokens("val"), model.config.block_size, packed.tokenizer.vocab_size))
-    return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / packed.bytes_per_token("val")}
+    vocab_size = token_files.tokenizer.vocab_size
+    loss = mean_loss(model, ValBatches(token_files.tokens("val"), model.config.block_size, vocab_size))
+    return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / token_files.bytes_per_token("val")}
 
 
 def evaluate_text(model: GPT, tokenizer: Tokenizer, text: Content, what: str = "the text") -> dict[str, float]:

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from headwise.errors import UserError
-from headwise.generation.chat import Session, talk
+from headwise.generation.chat import Session, run_session
 from headwise.generation.sampling import Sampling
 from headwise.tokenizer import train_tokenizer
 from tests.small import small_model, small_tokenizer
@@ -88,7 +88,7 @@ def test_session_joins_lines_by_a_newline_only_where_there_is_none_and_one_is_kn
     assert without.tokenizer.decode(without.context.texts[0][: 2 + len(first) + 1]).endswith("c")
 
 
-def test_talk_replaces_unknown_characters_if_asked(monkeypatch, capsys):
+def test_run_session_replaces_unknown_characters_if_asked(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("The \u20ac\n"))
-    talk(session(), ["kids"], replace_unknown=True)
+    run_session(session(), ["kids"], replace_unknown=True)
     assert "\nThe  " in capsys.readouterr().out

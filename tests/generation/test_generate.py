@@ -10,7 +10,7 @@ import torch
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
 from headwise.generation.generate import (
-    Writer,
+    Detokenizer,
     complete,
     generate,
     generate_tokens,
@@ -49,13 +49,13 @@ def test_window_start_leaves_at_least_half_a_block_and_at_most_a_block():
             assert block // 2 < n - window_start(n, block) <= block
         starts = [window_start(n, block) for n in range(1, 5 * block)]
         assert starts == sorted(starts)
-        assert len(set(starts)) <= 9  # few times is the text read anew
+        assert len(set(starts)) <= 9  # the window moves seldom
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sampling", [GREEDY, ALL_FILTERS], ids=["greedy", "sampled"])
 def test_generated_text_depends_on_neither_its_neighbours_nor_how_many_tokens_follow(preset, sampling):
-    """Of different lengths, one beyond the window; through the places where each is read anew."""
+    """Of different lengths, one beyond the window; each across several moves of its window."""
     model = small_model(preset).double()
     texts, seeds = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2] * 3], [7, 11, 7]
     together = tokens(model, texts, 61, sampling, seeds)
@@ -98,9 +98,9 @@ def test_generate_computes_only_the_tokens_that_are_asked_for():
     ],
 )
 def test_generate_refuses_wrong_arguments_before_anything_runs(wrong, message):
-    wishes = {"texts": [[1]], "max_new_tokens": 3, "sampling": GREEDY, "seeds": [0]}
+    arguments = {"texts": [[1]], "max_new_tokens": 3, "sampling": GREEDY, "seeds": [0]}
     with pytest.raises(UserError, match=message):
-        generate_tokens(small_model(), **wishes | wrong)
+        generate_tokens(small_model(), **arguments | wrong)
 
 
 def test_generate_returns_the_continuation_of_a_checkpoints_prompt():
@@ -119,14 +119,21 @@ def test_generate_returns_the_continuation_of_a_checkpoints_prompt():
 def test_complete_stops_samples_one_by_one_and_passes_on_their_text():
     tokenizer = small_tokenizer()
     model = small_model(vocab_size=tokenizer.vocab_size, block_size=31)
-    told = {}
+    texts_of = {}
     prompts, sampling = ["The kids", "so they left"], Sampling(temperature=1.5)
     samples = complete(
-        model, tokenizer, prompts, 40, sampling, [3, 4], ["e", "o"], lambda i, text: told.setdefault(i, []).append(text)
+        model,
+        tokenizer,
+        prompts,
+        40,
+        sampling,
+        [3, 4],
+        ["e", "o"],
+        lambda i, text: texts_of.setdefault(i, []).append(text),
     )
     assert [(one.prompt, one.seed) for one in samples] == [(p, s) for p in prompts for s in (3, 4)]
     for i, one in enumerate(samples):
-        assert one.text == "".join(told.get(i, []))
+        assert one.text == "".join(texts_of.get(i, []))
         assert not set(one.text) & {"e", "o"}
         alone = complete(model, tokenizer, [one.prompt], 40, sampling, [one.seed], ["e", "o"])[0]
         assert (alone.text, alone.tokens) == (one.text, one.tokens)
@@ -139,31 +146,31 @@ def test_complete_stops_samples_one_by_one_and_passes_on_their_text():
     assert samples[0].logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def written(tokenizer, ids, stop):
-    """The text that a writer returns for each token and at the end, and whether a token stopped it."""
-    writer = Writer(tokenizer, stop)
-    parts, stopped = [writer.push(i) for i in ids], writer.stopped
-    return [*parts, writer.push(None)], stopped
+def detokenized(tokenizer, ids, stop):
+    """The text that a detokenizer returns for each token and at the end, and whether a token stopped it."""
+    detokenizer = Detokenizer(tokenizer, stop)
+    parts, stopped = [detokenizer.push(i) for i in ids], detokenizer.stopped
+    return [*parts, detokenizer.push(None)], stopped
 
 
-def test_writer_ends_the_text_before_a_stop_string_also_across_tokens():
+def test_detokenizer_ends_the_text_before_a_stop_string_also_across_tokens():
     tokenizer = small_tokenizer()
     ids = tokenizer.encode("The kids were scared")
-    parts, stopped = written(tokenizer, ids, ["were", "kids wa"])
+    parts, stopped = detokenized(tokenizer, ids, ["were", "kids wa"])
     assert ("".join(parts), stopped) == ("The kids ", True)
     assert parts[4] == ""  # "k" may be the beginning of "kids wa"
-    parts, stopped = written(tokenizer, ids, ["scared!"])
+    parts, stopped = detokenized(tokenizer, ids, ["scared!"])
     assert ("".join(parts), stopped) == ("The kids were scared", False)
-    assert "".join(written(tokenizer, tokenizer.encode("so so so sad"), ["so so sad"])[0]) == "so "
+    assert "".join(detokenized(tokenizer, tokenizer.encode("so so so sad"), ["so so sad"])[0]) == "so "
 
 
 def test_overlap_counts_the_beginning_of_a_stop_string():
     assert [overlap(text, "abab") for text in ("x", "a", "xab", "aba", "abab")] == [0, 1, 2, 3, 2]
 
 
-def test_writer_returns_characters_of_several_bytes_whole():
+def test_detokenizer_returns_characters_of_several_bytes_whole():
     text = "é🦁 naïve 你好"
     tokenizer = train_tokenizer("bpe", TEXT, 256)
-    parts, _ = written(tokenizer, tokenizer.encode(text), ["🐘"])  # whose first bytes are the lion's
+    parts, _ = detokenized(tokenizer, tokenizer.encode(text), ["🐘"])  # whose first bytes are the lion's
     assert "".join(parts) == text
     assert all("\N{REPLACEMENT CHARACTER}" not in part for part in parts)

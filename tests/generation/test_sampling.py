@@ -1,4 +1,4 @@
-"""Sampling: the filters of transformers, and draws that follow the filtered probabilities."""
+"""Sampling: the filters of transformers, and samples that follow the filtered probabilities."""
 
 from itertools import islice
 
@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from headwise.generation.sampling import Sampling, filtered, sample, uniform_numbers
+from headwise.generation.sampling import Sampling, apply_filters, sample, uniform_numbers
 
 SAMPLINGS = [
     Sampling(temperature=0.7),
@@ -38,7 +38,7 @@ def test_filters_equal_those_of_transformers(sampling):
     if sampling.min_p:
         theirs.append(MinPLogitsWarper(sampling.min_p))
     present = torch.zeros(7, 53, dtype=torch.bool).scatter(1, ids, True)
-    ours = filtered(logits, sampling, present).softmax(-1)
+    ours = apply_filters(logits, sampling, present).softmax(-1)
     assert torch.allclose(ours, theirs(ids, logits).softmax(-1), atol=1e-6)
 
 
@@ -52,7 +52,7 @@ def test_samples_follow_the_filtered_probabilities(sampling):
     torch.manual_seed(2)
     logits, n = torch.randn(1, 13) * 2, 4000
     drawn = sample(logits.expand(n, -1), sampling, torch.cat(list(islice(uniform_numbers([5]), n))))
-    expected = filtered(logits, sampling).softmax(-1)[0] * n
+    expected = apply_filters(logits, sampling).softmax(-1)[0] * n
     counts = torch.bincount(drawn, minlength=13)
     kept = expected > 0
     assert counts[~kept].sum() == 0

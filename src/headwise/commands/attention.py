@@ -16,11 +16,11 @@ def parser() -> Parser:
     add = flags.add_argument
     add("--prompt", required=True, metavar="TEXT", help="the text to read")
     flags.add_checkpoint()
-    add("--heads", action="store_true", help="print the scores of every head, and what they suggest it does")
+    add("--heads", action="store_true", help="print the scores of every head, with a description in words")
     add("--layer", type=int, metavar="L", help="with --head: print every step of one head's computation")
     add("--head", type=int, metavar="H", help="the head's index in its layer, from 0")
     add("--query", type=int, metavar="I", help="the query's index in the prompt, from 0; default: the last token")
-    add("--output", metavar="OUT.html", help="write the interactive page, one file that needs no network")
+    add("--output", metavar="OUT.html", help="write the interactive page, a single file that needs no network")
     add("--png", metavar="OUT.png", help="write the attention maps of all heads as one picture")
     add("--json", action="store_true", help="print the numbers of --heads and --layer as one JSON object")
     return flags

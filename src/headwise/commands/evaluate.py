@@ -10,7 +10,7 @@ def parser() -> Parser:
     """Return the parser of the flags; headwise.evaluation checks their values."""
     flags = Parser(
         prog="headwise evaluate",
-        description="Loss, perplexity and bits per byte of a trained model, over every token of a text.",
+        description="Measure the loss, perplexity and bits per byte of a trained model over every token of a text.",
     )
     flags.add_checkpoint()
     flags.add_precision()

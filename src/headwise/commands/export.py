@@ -7,8 +7,8 @@ from headwise.console import Parser, run_command, say
 
 def parser() -> Parser:
     """Return the parser of the flags."""
-    about = "Write a trained model as a folder that transformers can open."
-    flags = Parser(prog="headwise export", description=about)
+    description = "Write a trained model as a Hugging Face folder, which transformers can open."
+    flags = Parser(prog="headwise export", description=description)
     flags.add_checkpoint()
     flags.add_argument("--output", required=True, metavar="DIR", help="the folder to write, new or empty")
     return flags

@@ -27,26 +27,29 @@ def parser() -> Parser:
     )
     add = flags.add_argument
     add("--prompt", nargs="+", default=[], metavar="TEXT", help="one or several texts, each continued separately")
-    add("--prompt-file", metavar="FILE", help="a file with the text to continue; -: standard input")
+    add("--prompt-file", metavar="FILE", help="a file with the text to continue; - is standard input")
     flags.add_checkpoint()
     flags.add_precision()
     add("--max-new-tokens", type=int, default=300, metavar="N", help="default: %(default)s")
-    add("--temperature", type=float, default=0.8, metavar="F", help="0: the most likely token; default: %(default)s")
+    add(
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="F",
+        help="0 always takes the most likely token; default: %(default)s",
+    )
     add("--greedy", action="store_true", help="always take the most likely token")
-    add("--top-k", type=int, metavar="N", help="sample from the N most likely tokens only")
-    add("--top-p", type=float, metavar="F", help="sample from the most likely tokens with total probability F only")
-    add("--min-p", type=float, metavar="F", help="leave out tokens less than F times as likely as the most likely one")
-    penalty = "above 1: make tokens that are in the text already less likely"
-    add("--repetition-penalty", type=float, default=1.0, metavar="F", help=penalty)
+    add("--top-k", type=int, metavar="N", help="sample from the N most likely tokens")
+    add("--top-p", type=float, metavar="F", help="sample from the most likely tokens that have probability F together")
+    add("--min-p", type=float, metavar="F", help="sample from tokens at least F times as likely as the likeliest")
+    add("--repetition-penalty", type=float, default=1.0, metavar="F", help="above 1: make repeated tokens less likely")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text; default: %(default)s")
-    several = "continuations of each prompt, with seeds SEED, SEED+1, ..."
-    add("--num-samples", type=int, default=1, metavar="N", help=several)
-    add("--stop", nargs="+", default=[], metavar="TEXT", help="end before any of these texts")
+    add("--num-samples", type=int, default=1, metavar="N", help="samples of each prompt, with seeds SEED, SEED+1, ...")
+    add("--stop", nargs="+", default=[], metavar="TEXT", help="end a sample before any of these texts")
     add("--replace-unknown", action="store_true", help="replace characters that the tokenizer does not know by ?")
-    everything = "print one JSON object with texts, tokens, log-probabilities, seeds and speed"
-    add("--json", action="store_true", help=everything)
+    add("--json", action="store_true", help="print one JSON object: texts, tokens, log-probabilities, seeds, speed")
     add("--attention", metavar="OUT.html", help="write the attention page of the generated text")
-    add("--interactive", action="store_true", help="read lines and continue the whole text so far after each")
+    add("--interactive", action="store_true", help="read lines from standard input and continue the text after each")
     return flags
 
 
@@ -59,13 +62,13 @@ def run(flags: argparse.Namespace) -> None:
     """Generate what the flags select."""
     from headwise.checkpoint import load
     from headwise.files import output_path
-    from headwise.generation.chat import Session, talk
+    from headwise.generation.chat import Session, run_session
     from headwise.generation.fast import for_inference
     from headwise.generation.sampling import Sampling
 
     temperature = 0.0 if flags.greedy else flags.temperature
     sampling = Sampling(flags.repetition_penalty, temperature, flags.top_k, flags.top_p, flags.min_p)
-    check_flags(flags, sampling)
+    validate_flags(flags, sampling)
     page = output_path(flags.attention, "--attention", ".html", ".htm") if flags.attention is not None else None
     checkpoint = load(flags.checkpoint)
     say(str(checkpoint.path))
@@ -73,14 +76,14 @@ def run(flags: argparse.Namespace) -> None:
     model = for_inference(checkpoint.model, flags.precision)
     if flags.interactive:
         session = Session(model, checkpoint.tokenizer, sampling, flags.seed, flags.max_new_tokens, flags.stop)
-        talk(session, prompts, flags.replace_unknown)
+        run_session(session, prompts, flags.replace_unknown)
         return
     samples = generate_and_print(flags, checkpoint, model, prompts, sampling)
     if page:
-        write_page(page, checkpoint, samples, flags.num_samples)
+        save_attention_page(page, checkpoint, samples, flags.num_samples)
 
 
-def check_flags(flags: argparse.Namespace, sampling: "Sampling") -> None:
+def validate_flags(flags: argparse.Namespace, sampling: "Sampling") -> None:
     """Raise UserError for values out of range, and for flags that do not go together."""
     from headwise.errors import require
     from headwise.generation.generate import validate_arguments
@@ -116,29 +119,29 @@ def read_prompts(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]
 def generate_and_print(
     flags: argparse.Namespace, checkpoint: "Checkpoint", model: "GPT", prompts: list[str], sampling: "Sampling"
 ) -> "list[Sample]":
-    """Generate, and print a single text as it is generated, several one after the other, or all as one object."""
+    """Return the samples. Print a single one while it is generated, several one after the other, or all as JSON."""
     from headwise.generation.generate import complete
 
     seeds = range(flags.seed, flags.seed + flags.num_samples)
-    streamed = len(prompts) * len(seeds) == 1 and not flags.json
-    began, first = time.perf_counter(), 0.0
+    streaming = len(prompts) * len(seeds) == 1 and not flags.json
+    start, first_text_seconds = time.perf_counter(), 0.0
 
     def on_text(_: int, text: str) -> None:
-        nonlocal first
-        if streamed:
-            print(text if first else prompts[0] + text, end="", flush=True)
-        first = first or time.perf_counter() - began
+        nonlocal first_text_seconds
+        if streaming:
+            print(text if first_text_seconds else prompts[0] + text, end="", flush=True)
+        first_text_seconds = first_text_seconds or time.perf_counter() - start
 
     samples = complete(model, checkpoint.tokenizer, prompts, flags.max_new_tokens, sampling, seeds, flags.stop, on_text)
-    seconds, count = time.perf_counter() - began, sum(len(sample.tokens) for sample in samples)
-    if streamed:
+    seconds, count = time.perf_counter() - start, sum(len(sample.tokens) for sample in samples)
+    if streaming:
         print()
     elif flags.json:
         result = {
             "prompt": prompts[0] if len(prompts) == 1 else prompts,
             "samples": [asdict(sample) for sample in samples],
             "tokens_per_second": count / seconds,
-            "first_token_seconds": first if count else None,
+            "first_token_seconds": first_text_seconds if count else None,
             "checkpoint": str(checkpoint.path),
         }
         print(json.dumps(result, indent=2))
@@ -149,16 +152,16 @@ def generate_and_print(
     return samples
 
 
-def write_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]", num_samples: int) -> None:
+def save_attention_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]", num_samples: int) -> None:
     """Write the attention page of the generated texts."""
     from headwise.inspection.page.page import render
     from headwise.inspection.snapshot import Text, text_view
 
     texts = []
     for i, sample in enumerate(samples):
-        before = checkpoint.tokenizer.encode(sample.prompt)
+        prompt = checkpoint.tokenizer.encode(sample.prompt)
         name = "the text" if len(samples) == 1 else f"prompt {i // num_samples + 1}, seed {sample.seed}"
-        texts.append(Text(name, before + sample.tokens, len(before)))
-    say("recording the attention of every token")
+        texts.append(Text(name, prompt + sample.tokens, generated_from=len(prompt)))
+    say("capturing the attention of every token")
     render(text_view(checkpoint, texts)).save(page)
     say(str(page))

@@ -1,4 +1,4 @@
-"""A session in the terminal: the lines that are typed and the model's replies form one growing text.
+"""Interactive session: the lines that are typed and the model's replies form one growing text.
 
 session = Session(model, tokenizer, sampling, seed=0, max_new_tokens=300, stop=[])
 session.reply("ROMEO:", print)       # the model continues this line
@@ -17,14 +17,14 @@ import torch
 
 from headwise.console import say
 from headwise.errors import UserError, require
-from headwise.generation.generate import Context, Sample, decode_tokens, fill, validate_arguments
+from headwise.generation.generate import Context, Sample, decode_tokens, fill_samples, validate_arguments
 from headwise.generation.sampling import Sampling
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
 
 
 class Session:
-    """The text so far, and how to continue it."""
+    """A growing text and the options with which the model continues it."""
 
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, sampling: Sampling, seed: int, max_new_tokens: int, stop: list[str]
@@ -36,9 +36,9 @@ class Session:
         self.newline = [] if tokenizer.unknown("\n") else tokenizer.encode("\n")
 
     def reply(self, line: str, on_text: Callable[[str], None]) -> Sample:
-        """Add a line to the text and return the model's continuation, which on_text gets part by part. The n-th reply
-        uses seed + n. KeyboardInterrupt ends the reply; the text ends with what on_text got. Raises UserError for a
-        line that the tokenizer cannot encode, or if there is no text yet."""
+        """Add a line to the text and return the model's continuation. on_text is called with each new part of it. The
+        n-th reply uses seed + n. KeyboardInterrupt ends the reply; the text then ends with what on_text received.
+        Raises UserError for a line that the tokenizer cannot encode, or if there is no text yet."""
         ids, before = self.tokenizer.encode(line, "the line"), self.context.texts[0]
         if before and ids and not self.tokenizer.decode(before[-8:]).endswith("\n"):
             ids = self.newline + ids
@@ -50,38 +50,38 @@ class Session:
         self.seed += 1
         steps = decode_tokens(self.context, self.max_new_tokens, self.sampling, [sample.seed])
         with suppress(KeyboardInterrupt):
-            fill([sample], steps, self.tokenizer, self.stop, lambda _, text: on_text(text))
+            fill_samples([sample], steps, self.tokenizer, self.stop, lambda _, text: on_text(text))
         if self.context.texts[0] != before + sample.tokens or self.tokenizer.decode(sample.tokens) != sample.text:
             text = before + self.tokenizer.encode(sample.text)  # no stop string, no partial character
             self.context = Context(self.context.model, [text], self.context.room)
         return sample
 
 
-def talk(session: Session, first: list[str], replace_unknown: bool) -> None:
-    """Reply to the `first` lines and then to every line of standard input until it ends, and print the text, lines and
-    replies, on standard output."""
+def run_session(session: Session, first: list[str], replace_unknown: bool) -> None:
+    """Reply to the `first` lines and then to each line of standard input until its end. Lines and replies are printed
+    on standard output."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  makes input() edit lines and recall earlier ones
 
         say("type a text to continue; Enter alone continues; Ctrl-C ends a reply; Ctrl-D leaves")
     tokens, seconds = 0, 0.0
-    for line in chain(first, lines()):
+    for line in chain(first, typed_lines()):
         line = session.tokenizer.replace_unknown(line) if replace_unknown else line
         began = time.perf_counter()
         try:
             session.tokenizer.check(line, "the line")
-            show(line)
-            sample = session.reply(line, show)
+            print_now(line)
+            sample = session.reply(line, print_now)
         except UserError as error:
             say(str(error))
             continue
         seconds, tokens = seconds + time.perf_counter() - began, tokens + len(sample.tokens)
-        show("" if (line + sample.text).endswith("\n") else "\n")
+        print_now("" if (line + sample.text).endswith("\n") else "\n")
     if tokens:
         say(f"{tokens} tokens in {seconds:.2f} s, {tokens / seconds:,.0f} a second")
 
 
-def lines() -> Iterator[str]:
+def typed_lines() -> Iterator[str]:
     """Yield the lines of standard input, after a prompt at a terminal; there, Ctrl-C drops the line being typed."""
     prompt = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
     while True:
@@ -92,9 +92,9 @@ def lines() -> Iterator[str]:
         except KeyboardInterrupt:
             if not prompt:
                 raise
-            show("\n")
+            print_now("\n")
 
 
-def show(text: str) -> None:
+def print_now(text: str) -> None:
     """Print text at once, without a newline."""
     print(text, end="", flush=True)

@@ -1,11 +1,12 @@
-"""A copy of a model for generation: the same function, in fewer and faster steps.
+"""Copy a model for inference, with the same logits in less time.
 
     model = for_inference(checkpoint.model)                           # float32: the model's own logits
     model = for_inference(checkpoint.model, precision="bfloat16")     # weights of half the size, less exact
 
-Every new token needs every weight once, so that generation spends its time reading weights in a large model and calling
-modules in a small one. Here oneDNN lays out large matrices so that all cores read them, and every layer becomes a plain
-function. The copy only runs forward: it is not for training, nor for capturing attention maps.
+A new token needs every weight once: generation with a large model takes the time of reading its weights, with a small
+one the time of calling its modules. The copy therefore has large matrices in the layout that oneDNN reads with all
+cores, and plain functions in place of modules. It has a forward pass only: use the model itself for training and for
+capturing attention.
 
 Dimensions: I input and O output features.
 """
@@ -25,11 +26,11 @@ from headwise.model.gpt import GPT
 from headwise.model.position import NoPosition
 
 Layer = Callable[[Tensor], Tensor]
-LARGE = 1 << 18  # weights from which on oneDNN's product is faster, in spite of what a call of it costs
+LARGE = 1 << 18  # number of weights from which oneDNN's product is faster, although a call of it costs more
 
 
 def float32(linear: nn.Linear) -> Layer:
-    """Return x W^T + b as a function, in float32."""
+    """Return a function x -> x W^T + b in float32."""
     weight, bias = linear.weight.detach(), linear.bias
     if weight.numel() >= LARGE and has_onednn(weight):
         return onednn(weight, bias)
@@ -37,11 +38,11 @@ def float32(linear: nn.Linear) -> Layer:
 
 
 def bfloat16(linear: nn.Linear) -> Layer:
-    """Return x W^T + b as a function, with x, W, b and the result rounded to bfloat16, 8 bits of precision; the sum is
-    in float32."""
+    """Return a function x -> x W^T + b with x, W, b and the result rounded to bfloat16, which has 8 bits of precision;
+    products are added up in float32."""
     weight, bias = linear.weight.detach().bfloat16(), None if linear.bias is None else linear.bias.bfloat16()
-    product = onednn(weight, bias) if has_onednn(weight) else partial(F.linear, weight=weight, bias=bias)
-    return lambda x: product(x.bfloat16()).float()
+    multiply = onednn(weight, bias) if has_onednn(weight) else partial(F.linear, weight=weight, bias=bias)
+    return lambda x: multiply(x.bfloat16()).float()
 
 
 # torch has no public function for a product with a matrix that oneDNN has laid out in advance. These are the operators
@@ -57,7 +58,7 @@ def has_onednn(weight: Tensor) -> bool:
 
 
 def onednn(weight: Tensor, bias: Tensor | None) -> Layer:
-    """Return x W^T + b as a function that uses oneDNN, with W [O, I] laid out for a few rows of x."""
+    """Return a function x -> x W^T + b that uses oneDNN, with W [O, I] in a layout for a few rows of x."""
     packed = MKLDNN._reorder_linear_weight(weight, 1)
     return lambda x: MKLDNN._linear_pointwise.default(x, packed, bias, "none", [], "")
 
@@ -77,8 +78,8 @@ def for_inference(model: GPT, precision: str = "float32") -> GPT:
 
 
 def replace_modules(module: nn.Module, linear: Callable[[nn.Linear], Layer]) -> None:
-    """Replace each part of the module by its function. Embeddings and positions remain, since they are not only
-    called."""
+    """Replace each submodule by a function. Embeddings and positions remain, since the model also reads their
+    attributes."""
     for name, part in module.named_children():
         replace_modules(part, linear)
         if isinstance(part, nn.ModuleList):

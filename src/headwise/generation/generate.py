@@ -6,8 +6,9 @@
     for ids, logits in generate_tokens(model, texts, 100, Sampling(temperature=0.8, top_p=0.9), seeds=[1, 2]):
         ...                                  # one new token for each of the two texts, a hundred times
 
-A model sees block_size tokens. When a text grows longer, its oldest half block leaves the window and the rest is
-computed again, so that the model always sees at least the last half block; window_start gives the first token it sees.
+The context window of a model is block_size tokens. When a text grows longer, the window moves on by half a block and
+its tokens are computed again, so that the model always reads at least the last half block. window_start returns the
+first token of the window.
 
 Dimensions: B texts, T tokens, V vocabulary.
 """
@@ -34,16 +35,16 @@ MAX_BATCH = 4096  # texts generated at once
 
 
 def window_start(length: int, block_size: int) -> int:
-    """Return the first of `length` tokens that the model sees: 0 until block_size is full, then half a block further
-    each time."""
+    """Return the index of the first of `length` tokens that is in the window: 0 up to block_size tokens, after that a
+    multiple of half a block."""
     half = -(-block_size // 2)
     return max(0, -(-(length - block_size) // half)) * half
 
 
 class Context:
-    """Texts that grow, with a cache of what the model has computed for them.
+    """A batch of growing texts, with the key/value cache of their window.
 
-    context = Context(model, texts, room=100)    # memory for 100 more tokens, as far as the model sees them
+    context = Context(model, texts, room=100)    # the cache has room for 100 more tokens, within the window
     logits = context.next_logits()               # [B, V] after the last token of each text
     context.append(ids)                          # [B, T], more tokens of each
     """
@@ -118,10 +119,10 @@ def generate_tokens(
     model: GPT, texts: list[list[int]], max_new_tokens: int, sampling: Sampling, seeds: list[int]
 ) -> Steps:
     """Return an iterator over max_new_tokens steps: a new token for each text, ids [B], and the logits [B, V] that it
-    was sampled from, before `sampling` changed them. Text b depends on seeds[b], not on the other texts.
+    was sampled from, before the filters. Text b depends on seeds[b], not on the other texts.
 
     The global random state is neither used nor changed. The model should be in eval mode, or dropout applies;
-    headwise.generation.fast makes a faster one of it. Raises UserError for an argument out of range.
+    headwise.generation.fast returns a faster copy of it. Raises UserError for an argument out of range.
     """
     require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
     validate_arguments(max_new_tokens, sampling, seeds)
@@ -129,7 +130,7 @@ def generate_tokens(
 
 
 def decode_tokens(context: Context, max_new_tokens: int, sampling: Sampling, seeds: list[int]) -> Steps:
-    """Yield what generate_tokens does, and append each new token to the context."""
+    """Yield the steps of generate_tokens, and append each new token to the context."""
     device, batch = context.device, len(context.texts)
     present: Tensor | None = None  # [B, V], tokens that are in each text
     if sampling.repetition_penalty != 1:
@@ -177,13 +178,15 @@ def complete(
     samples = [Sample(prompt, seed) for prompt in prompts for seed in seeds]
     texts = [tokenizer.encode(sample.prompt, "the prompt") for sample in samples]
     steps = generate_tokens(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
-    fill(samples, steps, tokenizer, stop, on_text)
+    fill_samples(samples, steps, tokenizer, stop, on_text)
     return samples
 
 
-def fill(samples: list[Sample], steps: Steps, tokenizer: Tokenizer, stop: Sequence[str], on_text: OnText) -> None:
+def fill_samples(
+    samples: list[Sample], steps: Steps, tokenizer: Tokenizer, stop: Sequence[str], on_text: OnText
+) -> None:
     """Add tokens, log-probabilities and text from the steps to the samples, until all of them have stopped."""
-    writers = [Writer(tokenizer, stop) for _ in samples]
+    detokenizers = [Detokenizer(tokenizer, stop) for _ in samples]
 
     def add_text(i: int, text: str) -> None:
         samples[i].text += text
@@ -192,22 +195,22 @@ def fill(samples: list[Sample], steps: Steps, tokenizer: Tokenizer, stop: Sequen
     for ids, logits in steps:
         logprobs = logits.float().log_softmax(dim=-1).gather(-1, ids[:, None]).squeeze(-1).tolist()
         for i, (token, logprob) in enumerate(zip(ids.tolist(), logprobs, strict=True)):
-            if not writers[i].stopped:
+            if not detokenizers[i].stopped:
                 samples[i].tokens.append(token)
                 samples[i].logprobs.append(logprob)
-                add_text(i, writers[i].push(token))
-        if all(writer.stopped for writer in writers):
+                add_text(i, detokenizers[i].push(token))
+        if all(each.stopped for each in detokenizers):
             break
-    for i, writer in enumerate(writers):
-        add_text(i, writer.push(None))
+    for i, each in enumerate(detokenizers):
+        add_text(i, each.push(None))
 
 
-class Writer:
-    """The text of one sample from its tokens: in whole characters, without what may be the beginning of a stop string.
+class Detokenizer:
+    """Incremental detokenizer of one sample: whole characters only, up to the first stop string.
 
-        writer = Writer(tokenizer, stop=["\\n\\n"])
-        text = writer.push(token)          # what is certain by now, perhaps nothing
-        text = writer.push(None)           # the rest, when no more tokens follow
+        detokenizer = Detokenizer(tokenizer, stop=["\\n\\n"])
+        text = detokenizer.push(token)     # may be empty: a part of a character or of a stop string is held back
+        text = detokenizer.push(None)      # the rest, when no more tokens follow
 
     `stopped` is True after a stop string, the end-of-text token or None.
     """
@@ -219,7 +222,7 @@ class Writer:
         self.stopped = False
 
     def push(self, token: int | None) -> str:
-        """Return the text that the token makes certain, up to a stop string in it."""
+        """Return the text that is complete with this token, up to a stop string in it."""
         if self.stopped:
             return ""
         if token is None or token == self.end_of_text:

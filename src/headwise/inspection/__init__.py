@@ -1,2 +1,2 @@
-"""Seeing attention: hooks.py takes the maps, head_scores.py scores them, plots.py draws them, recorder.py does all
-three while a model trains."""
+"""Inspect attention: hooks.py captures attention maps, head_scores.py and effects.py measure heads, plots.py and page/
+show them, recorder.py does all of this while a model trains, snapshot.py for a finished model."""

@@ -1,4 +1,4 @@
-"""Head metrics that need the model, not only its patterns: how each head affects the predictions.
+"""Measure how each head affects the predictions: head metrics that need the model, not only its patterns.
 
 A metric takes the model and token ids [B, T + 1], of which the first T are the input and the last T the targets, and
 returns scores [L, H]. The model does not change. To add a metric, write a function and add a line to EFFECTS.
@@ -89,8 +89,8 @@ def mean_ablation(model: GPT, ids: Tensor) -> Tensor:
 
 
 class ResidualStream:
-    """What every part of the model adds to the residual stream of ids [B, T], at the given positions; float32. The sum
-    is the stream after the last block."""
+    """What each part of the model adds to the residual stream of ids [B, T] at the given positions, in float32. The sum
+    of all parts is the residual stream after the last block."""
 
     @torch.no_grad()
     def __init__(self, model: GPT, ids: Tensor, positions: slice = slice(None)):
@@ -118,8 +118,8 @@ class ResidualStream:
 
 
 class FrozenNorm:
-    """The final norm with the statistics of one residual stream, total [B, T, C]. It is linear: it can be applied to
-    each part of the stream, and the logits of the parts sum to those of the model."""
+    """The final norm with its statistics fixed to those of one residual stream, total [B, T, C]. It is then linear: the
+    norm can be applied to each part of the stream, and the logits of all parts sum to those of the model."""
 
     def __init__(self, model: GPT, total: Tensor):
         norm = model.norm
@@ -133,7 +133,7 @@ class FrozenNorm:
         self.unembedding = model.head.weight.detach().float()  # W_U [V, C]
 
     def __call__(self, part: Tensor, transposed: bool = False) -> Tensor:
-        """Return a part of the stream [..., B, T, C] after the norm. `transposed` applies the transposed map, which
+        """Return a part of the stream [..., B, T, C] after the norm. `transposed` applies the transposed matrix, which
         turns a direction after the norm into the corresponding direction before it."""
         if transposed:
             part = part * self.scale * self.weight

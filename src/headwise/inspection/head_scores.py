@@ -1,4 +1,4 @@
-"""Head metrics: what each head attends to, as pure functions of attention patterns.
+"""Measure what each head attends to: head metrics, which are pure functions of attention patterns.
 
 A pattern A [..., T, T] with T >= 2 has a row i for each query and a column j <= i for each key. A metric takes
 patterns and returns [...], one score for each head. Row 0 has a single key, so it counts in distances only.

@@ -1,4 +1,4 @@
-"""Attention maps of any forward pass, and edits of its heads' outputs, from outside the model.
+"""Capture the attention maps of a forward pass, and edit the outputs of its heads, from outside the model.
 
     with capture(model) as maps:
         model(ids)

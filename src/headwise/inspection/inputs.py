@@ -1,4 +1,4 @@
-"""The inputs on which heads are measured: prompts, repeated random tokens, and a batch of held-out text."""
+"""Make the inputs on which heads are measured: prompts, repeated random tokens, and a batch of held-out text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of attention and of training, as PNG.
+"""Draw attention maps, head scores and loss curves as PNG pictures.
 
 A weight has the same colour in every picture: a square-root scale from 0 to 1 that is never fitted to the data. An
 attention grid has the same size at every step, so that two steps side by side differ only where the model does.

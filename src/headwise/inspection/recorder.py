@@ -32,8 +32,8 @@ from headwise.inspection.plots import attention_grid, head_timeline, metric_grid
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
 
-METRICS = [*PATTERN_METRICS, *REPEATS_METRICS, *EFFECTS]
-COLUMNS = ["step", "input", "layer", "head", *METRICS]  # of heads.csv
+HEAD_METRICS = [*PATTERN_METRICS, *REPEATS_METRICS, *EFFECTS]
+HEADS_COLUMNS = ["step", "input", "layer", "head", *HEAD_METRICS]  # of heads.csv
 REPEATS_COLUMNS = ["step", "first_loss", "repeated_loss"]  # of repeats.csv
 Scores = dict[str, np.ndarray]  # metric -> [L, H], or [S, L, H] over steps
 Losses = dict[str, list[tuple[int, float]]]  # "train", "val" -> (step, loss)
@@ -41,12 +41,12 @@ Losses = dict[str, list[tuple[int, float]]]  # "train", "val" -> (step, loss)
 
 @dataclass
 class Snapshot:
-    """What a model's heads do at one step, on every input."""
+    """Attention maps and head scores of a model at one step, on every input."""
 
     step: int
     maps: dict[str, list[AttentionMap]] = field(default_factory=dict)  # input -> one for each layer
     scores: dict[str, Scores] = field(default_factory=dict)  # input -> scores
-    main: Scores = field(default_factory=dict)  # each metric's scores on its main input
+    main_scores: Scores = field(default_factory=dict)  # each metric on its main input
     repeat_losses: tuple[float, float] | None = None  # on first occurrences and on repeated tokens
     pictures: dict[str, Path] = field(default_factory=dict)  # attn/maps/<input> and heads/<metric>: PNG files
 
@@ -68,7 +68,7 @@ class Snapshot:
         if self.repeat_losses:
             first, repeated = self.repeat_losses
             values |= {"heads/repeated_loss": repeated, "heads/induction_loss": repeated - first}
-        for name, scores in self.main.items():
+        for name, scores in self.main_scores.items():
             values |= {f"heads/{name}/max": float(scores.max()), f"heads/{name}/mean": float(scores.mean())}
             if name in THRESHOLDS:
                 values[f"heads/{name}/count"] = int((scores > THRESHOLDS[name]).sum())
@@ -76,8 +76,8 @@ class Snapshot:
 
 
 def take_snapshot(model: GPT, inputs: Sequence[Input], step: int, effects: Iterable[str] = ()) -> Snapshot:
-    """Return what the model's heads do on each input; `effects` names those of EFFECTS that are measured too, on their
-    main input. The model does not change."""
+    """Return the model's maps and scores on each input. `effects` names the metrics of EFFECTS that are measured too,
+    on their main input. The model does not change."""
     snapshot = Snapshot(step)
     for each in inputs:
         maps, logits = run_and_capture(model, each.ids)
@@ -89,13 +89,13 @@ def take_snapshot(model: GPT, inputs: Sequence[Input], step: int, effects: Itera
         if each.period is not None:
             snapshot.repeat_losses = repeat_losses(logits, each.ids, each.period)
         snapshot.maps[each.name], snapshot.scores[each.name] = maps, scores
-        snapshot.main |= {name: x for name, x in scores.items() if main_input(inputs, name) == each.name}
+        snapshot.main_scores |= {name: x for name, x in scores.items() if main_input(inputs, name) == each.name}
     return snapshot
 
 
 class Recorder:
-    """Takes snapshots of a model on fixed inputs, and writes their scores and pictures to `folder`. `losses` returns
-    the losses so far."""
+    """Write the scores and pictures of a model's snapshots on fixed inputs to `folder`. `losses` returns the losses so
+    far."""
 
     def __init__(
         self, folder: Path, tokenizer: Tokenizer, inputs: list[Input], title: str, losses: Callable[[], Losses] = dict
@@ -104,10 +104,8 @@ class Recorder:
         self.labels = {  # input whose maps are drawn -> the tokens of its first sequence, as they are shown
             each.name: [tokenizer.label(i) for i in each.ids[0].tolist()] for each in inputs if each.drawn
         }
-        self.heads, self.repeats = (
-            CsvTable(folder / "heads.csv", COLUMNS),
-            CsvTable(folder / "repeats.csv", REPEATS_COLUMNS),
-        )
+        self.heads = CsvTable(folder / "heads.csv", HEADS_COLUMNS)
+        self.repeats = CsvTable(folder / "repeats.csv", REPEATS_COLUMNS)
         self.page = folder / "view.html"
 
     def begin(self, step: int) -> None:
@@ -119,7 +117,7 @@ class Recorder:
         for file in [*self.folder.glob("maps_*_step_*.png"), *self.folder.glob("steps/step_*.npz")]:
             if step_of(file) > step:
                 file.unlink()
-        self.saved_steps()  # finds a damaged file before training begins
+        self.saved_steps()  # raises for a damaged file before training begins
 
     def record(self, model: GPT, step: int, pictures: bool = True, effects: Iterable[str] = ()) -> Snapshot:
         """Take a snapshot and write its scores; with `pictures` also draw it, and write the page of all steps so far.
@@ -140,13 +138,13 @@ class Recorder:
         self.heads.begin(step - 1)
         self.repeats.begin(step - 1)
         snapshot, saved, losses = self.record(model, step, effects=EFFECTS), self.saved_steps(), self.losses()
-        scores = by_metric([arrays["scores"] for arrays in saved.values()])
+        scores = unstack_scores([arrays["scores"] for arrays in saved.values()])
         on_repeats = {"on repeats": [(int(row["step"]), float(row["repeated_loss"])) for row in self.repeats.rows()]}
         for name in (name for name in THRESHOLDS if name in scores):
             curves = losses | on_repeats if name in REPEATS_METRICS else losses
             title = f"{name} on {main_input(self.inputs, name)}"
             image = head_timeline(scores[name], list(saved), title, THRESHOLDS[name], curves)
-            snapshot.pictures[f"heads/timeline/{name}"] = self.save(image, f"timeline_{name}.png")
+            snapshot.pictures[f"heads/timeline/{name}"] = self.save_picture(image, f"timeline_{name}.png")
         return snapshot
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -154,18 +152,20 @@ class Recorder:
         for name, labels in self.labels.items():
             title = f"{name}, step {snapshot.step}"
             image = attention_grid(first_patterns(snapshot.maps[name]), labels, snapshot.scores[name], title)
-            snapshot.pictures[f"attn/maps/{name}"] = self.save(image, f"maps_{name}_step_{snapshot.step:06d}.png")
-        for metric, values in snapshot.main.items():
+            snapshot.pictures[f"attn/maps/{name}"] = self.save_picture(
+                image, f"maps_{name}_step_{snapshot.step:06d}.png"
+            )
+        for metric, values in snapshot.main_scores.items():
             title = f"{metric} on {main_input(self.inputs, metric)}, step {snapshot.step}"
-            image = metric_grid(values, title, limits(metric, values))
-            snapshot.pictures[f"heads/{metric}"] = self.save(image, f"grid_{metric}.png")
+            image = metric_grid(values, title, colour_limits(metric, values))
+            snapshot.pictures[f"heads/{metric}"] = self.save_picture(image, f"grid_{metric}.png")
 
     def save_step(self, snapshot: Snapshot) -> None:
-        """Write what the timelines and the page show of a step to a file, so that memory does not grow with the
-        number of steps."""
-        arrays = {"scores": stacked(snapshot.main)}
+        """Save what the timelines and the page need of a step to a file, so that memory does not grow with the number
+        of steps."""
+        arrays = {"scores": stack_scores(snapshot.main_scores)}
         for name in self.labels:
-            scores = snapshot.main | snapshot.scores[name]  # the input's own scores, where measured
+            scores = snapshot.main_scores | snapshot.scores[name]  # the input's own scores, where measured
             arrays |= {f"{name}.{part}": x for part, x in page_arrays(snapshot.maps[name], scores).items()}
         with (
             atomic_write(self.folder / "steps" / f"step_{snapshot.step:06d}.npz") as temporary,
@@ -193,7 +193,7 @@ class Recorder:
         config = model.config
         return View(self.title, list(saved), prompts, config.n_kv_head, config.attention, self.losses())
 
-    def save(self, image: Image.Image, name: str) -> Path:
+    def save_picture(self, image: Image.Image, name: str) -> Path:
         """Write a picture to the folder and return its file."""
         with atomic_write(self.folder / name) as temporary:
             image.save(temporary, format="PNG", compress_level=1)
@@ -217,28 +217,28 @@ def page_arrays(maps: list[AttentionMap], scores: Scores) -> dict[str, np.ndarra
     """Return what the page shows of one input at one step (PAGE_ARRAYS): of the batch's first sequence the patterns in
     8 bits [L, H, T(T+1)/2] and the value norms [L, H, T], and the scores [M, L, H]."""
     norms = np.stack([value_norms(one)[0].numpy() for one in maps])
-    return dict(zip(PAGE_ARRAYS, (compand(first_patterns(maps)), norms, stacked(scores)), strict=True))
+    return dict(zip(PAGE_ARRAYS, (compand(first_patterns(maps)), norms, stack_scores(scores)), strict=True))
 
 
 def page_prompt(name: str, labels: list[str], steps: list[dict[str, np.ndarray]], maps: list[AttentionMap]) -> Prompt:
     """Return one input of the page from its page_arrays at each step and its maps at the last."""
     patterns, norms = (np.stack([arrays[part] for arrays in steps]) for part in PAGE_ARRAYS[:2])
-    return Prompt(name, labels, patterns, norms, by_metric([arrays["scores"] for arrays in steps]), maps)
+    return Prompt(name, labels, patterns, norms, unstack_scores([arrays["scores"] for arrays in steps]), maps)
 
 
-def stacked(scores: Scores) -> np.ndarray:
-    """Return scores as one array [M, L, H], in the order of METRICS; NaN where a metric was not measured."""
+def stack_scores(scores: Scores) -> np.ndarray:
+    """Return scores as one array [M, L, H], in the order of HEAD_METRICS; NaN where a metric was not measured."""
     blank = np.full_like(next(iter(scores.values())), np.nan)
-    return np.stack([scores.get(name, blank) for name in METRICS])
+    return np.stack([scores.get(name, blank) for name in HEAD_METRICS])
 
 
-def by_metric(steps: list[np.ndarray]) -> Scores:
+def unstack_scores(steps: list[np.ndarray]) -> Scores:
     """Return the stacked scores of all steps as {metric: [S, L, H]}, for the metrics that were measured at any step."""
-    scores = zip(METRICS, np.stack(steps, axis=1), strict=True)
+    scores = zip(HEAD_METRICS, np.stack(steps, axis=1), strict=True)
     return {name: values for name, values in scores if not np.isnan(values).all()}
 
 
-def limits(metric: str, values: np.ndarray) -> tuple[float, float]:
+def colour_limits(metric: str, values: np.ndarray) -> tuple[float, float]:
     """Return the scores at the ends of a grid's colour scale: the same at every step, or, for metrics that are measured
     once, the greatest score."""
     if metric.startswith("mean_distance"):

@@ -1,4 +1,4 @@
-"""The attention of a finished model on a text: the page, an attention grid, and the scores of every head.
+"""Show the attention of a finished model on a text: the page, an attention grid, and the scores of every head.
 
     show("The kids were scared of the lions, so they left right away.")  # in a notebook; the model of the newest run
     show("The lions left.", "docs/example").save("lions.html")
@@ -26,7 +26,7 @@ from headwise.inspection.head_scores import PATTERN_METRICS, head_description, n
 from headwise.inspection.inputs import MAX_DRAWN, Input, ordinary_tokens, repeats_input
 from headwise.inspection.page.page import Page, Prompt, View, render
 from headwise.inspection.plots import attention_grid
-from headwise.inspection.recorder import METRICS, Snapshot, first_patterns, page_arrays, page_prompt, take_snapshot
+from headwise.inspection.recorder import HEAD_METRICS, Snapshot, first_patterns, page_arrays, page_prompt, take_snapshot
 
 FEW_TOKENS = 8  # in a shorter text the previous, the first and a query's own token are often the same
 
@@ -53,20 +53,20 @@ def show(text: str, checkpoint: Checkpoint | str | None = None) -> Page:
 def head_scores(checkpoint: Checkpoint, text: str, effects: bool = True) -> list[dict[str, Any]]:
     """Return one row for each head, with the keys of heads.csv, `own_token`, and `description`, the head in words.
 
-    The metrics of repeated tokens are measured on repeated random tokens, all others on the text. Without `effects`
-    only ov_copying is measured of the metrics in EFFECTS, the others take a backward pass or a forward pass for each
-    head. Raise UserError if the text is too short or too long.
+    The metrics of repeated tokens are measured on repeated random tokens, all others on the text. effects=False leaves
+    out importance, mean_ablation and logit_attribution, which take a backward pass or a forward pass for each head.
+    Raise UserError if the text is too short or too long.
     """
     ids = tokenize(checkpoint, text).ids
     snapshot = text_snapshot(checkpoint, "text", ids, EFFECTS if effects else ["ov_copying"])
-    scores = {name: snapshot.main[name] for name in METRICS if name in snapshot.main}
+    scores = {name: snapshot.main_scores[name] for name in HEAD_METRICS if name in snapshot.main_scores}
     scores["own_token"] = np.stack([own_token(normalize_rows(one.pattern))[0] for one in snapshot.maps["text"]])
     uncertain = f" (measured on only {len(ids)} tokens)" if len(ids) < FEW_TOKENS else ""
     rows = []
     for layer, head in np.ndindex(*scores["own_token"].shape):
         row = {name: float(values[layer, head]) for name, values in scores.items()}
-        place = {"step": snapshot.step, "input": "text", "layer": layer, "head": head}
-        rows.append(place | row | {"description": head_description(row) + uncertain})
+        keys = {"step": snapshot.step, "input": "text", "layer": layer, "head": head}
+        rows.append(keys | row | {"description": head_description(row) + uncertain})
     return rows
 
 
@@ -79,7 +79,7 @@ def tokenize(checkpoint: Checkpoint, text: str, key: str = "the text") -> Text:
 
 
 def text_snapshot(checkpoint: Checkpoint, name: str, ids: list[int], effects: Iterable[str] = EFFECTS) -> Snapshot:
-    """Return what every head does on the token `ids` of a text, and on repeated random tokens."""
+    """Return the snapshot of a text's token ids and of repeated random tokens."""
     repeats = repeats_input(ordinary_tokens(checkpoint.tokenizer), checkpoint.model.config.block_size)
     inputs = [Input(name, torch.tensor([ids])), *repeats]
     return take_snapshot(checkpoint.model, inputs, int(checkpoint.about.get("step", 0)), effects)
@@ -87,7 +87,7 @@ def text_snapshot(checkpoint: Checkpoint, name: str, ids: list[int], effects: It
 
 def text_view(checkpoint: Checkpoint, texts: list[Text], start: dict[str, Any] | None = None) -> View:
     """Return the contents of the page of these texts; `start` is what it shows first. Of a text longer than block_size
-    the page has the tokens that the model saw last."""
+    the page has the model's last context window."""
     config = checkpoint.model.config
     prompts = [text_prompt(checkpoint, text, start or {}) for text in texts]
     if start is None and prompts[0].generated_from is not None:
@@ -104,18 +104,18 @@ def text_prompt(checkpoint: Checkpoint, text: Text, start: dict[str, Any]) -> Pr
     require(len(ids) >= 2, f"{text.name} has one token; attention maps need at least two")
     snapshot = text_snapshot(checkpoint, text.name, ids)
     maps, labels = snapshot.maps[text.name], [checkpoint.tokenizer.label(i) for i in ids]
-    prompt = page_prompt(text.name, labels, [page_arrays(maps, snapshot.main)], maps)
+    prompt = page_prompt(text.name, labels, [page_arrays(maps, snapshot.main_scores)], maps)
     all_heads = np.ndindex(len(maps), checkpoint.model.config.n_head)
     prompt.heads = sorted(all_heads, key=lambda head: head != (start.get("layer"), start.get("head")))
     if text.generated_from is not None:
         in_window = (t for t in range(text.generated_from, length) if window_start(t, block_size) == offset)
         prompt.generated_from = next(in_window, length) - offset
     if offset:
-        part = f"the last {len(ids)} of {length} tokens, which the model saw at the end"
+        part = f"the last {len(ids)} of {length} tokens, the model's last context window"
         say(f"{text.name}: the page shows {part}")
         prompt.note = (
             f"These are {part}; the first is number {offset}. Tokens that are not underlined belong to the prompt, or "
-            "were generated while the model still saw earlier tokens."
+            "were generated while the window still held earlier tokens."
         )
     return prompt
 

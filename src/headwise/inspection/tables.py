@@ -1,4 +1,4 @@
-"""Tables of walkthroughs and of head scores, for a terminal of any width or a pipe.
+"""Print walkthroughs and head scores as tables, in a terminal of any width or a pipe.
 
 print_walkthrough(walkthrough, description, console_of())
 print_heads(head_scores(checkpoint, text), console_of())
@@ -22,9 +22,9 @@ from headwise.inspection.walkthrough import Walkthrough
 KEYS, LATER = 16, 3  # rows of keys: visible ones, those with the greatest weights; masked ones, the first
 MIN_WIDTH = 80  # columns; a narrower terminal wraps lines, so that no number is cut
 LABEL = 14  # columns of a token and its position
-Cell = str | Text | Tensor  # a vector [N] is shown as far as it fits
+Cell = str | Text | Tensor  # of a vector [N], as many numbers are shown as fit
 Section = tuple[str, str, list[str | Table]]  # title, formula, lines and tables below it
-COLUMNS = {  # metric -> its column in the table of heads
+COLUMN_TITLES = {  # metric -> its column in the table of heads
     "entropy": "entropy",
     "mean_distance": "back",
     "mean_distance_without_first": "back1",
@@ -150,7 +150,7 @@ def attention_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
     if len(later) > LATER:
         remarks.append(f"And {len(later) - LATER} more later tokens, all masked.")
     if w.normalize == "relu":
-        yield "5. ReLU", "weight = max(score, 0) / number of keys seen", [table, *remarks]
+        yield "5. ReLU", "weight = max(score, 0) / number of visible keys", [table, *remarks]
     else:
         yield "5. Softmax", "weight = exp(score) / Σ exp(score)", [table, *remarks]
 
@@ -192,13 +192,13 @@ def output_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
 
 def print_heads(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the scores and the description of every head: the rows of snapshot.head_scores."""
-    others = [name for name, value in rows[0].items() if isinstance(value, float) and name not in COLUMNS]
-    metrics = [*(name for name in COLUMNS if name in rows[0]), *others]
+    others = [name for name, value in rows[0].items() if isinstance(value, float) and name not in COLUMN_TITLES]
+    metrics = [*(name for name in COLUMN_TITLES if name in rows[0]), *others]
     names = [f"{row['layer']}.{row['head']}" for row in rows]
     numbers: list[list[Cell]] = [
         [name, *(format_number(row[metric], 2) for metric in metrics)] for name, row in zip(names, rows, strict=True)
     ]
-    columns = ["head", *(COLUMNS.get(metric, metric) for metric in metrics)]
+    columns = ["head", *(COLUMN_TITLES.get(metric, metric) for metric in metrics)]
     descriptions = Table("head", "over the whole text, this head", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name, row in zip(names, rows, strict=True):
         descriptions.add_row(name, Text(row["description"]))

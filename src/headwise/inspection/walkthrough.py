@@ -1,4 +1,4 @@
-"""The computation of one head for one query, number by number: from q, k and v to its effect on the next token.
+"""Compute every step of one head for one query: from q, k and v to its effect on the next token.
 
     walkthrough = Walkthrough(checkpoint, ids, layer=1, head=2, query=7)
     walkthrough.pattern[3]  # the weight of token 3
@@ -27,8 +27,8 @@ TOP = 5  # tokens in a list of the most likely, the most raised, the most lowere
 
 
 class Walkthrough:
-    """What head `head` of layer `layer` computes for token number `query` of a text. Attributes over keys have all T
-    tokens, the masked ones too. Raise UserError if a number is out of range."""
+    """The steps of head `head` in layer `layer` for the query at position `query` of a text. Attributes over keys have
+    all T tokens, including the masked ones. Raise UserError if an index is out of range."""
 
     @torch.no_grad()
     def __init__(self, checkpoint: Checkpoint, ids: list[int], layer: int, head: int, query: int):
@@ -45,7 +45,7 @@ class Walkthrough:
         below = heads[:layer].sum((0, 1)) + parts.bias[:layer].sum(0) + mlp[:layer].sum(0)
 
         self.layer, self.head, self.query = layer, head, query
-        self.label = checkpoint.tokenizer.label  # token id -> how it is shown
+        self.label = checkpoint.tokenizer.label  # token id -> its text on one line
         self.tokens = [self.label(i) for i in ids]
         self.normalize = config.attention  # softmax, or relu: max(score, 0) / number of visible keys
         self.before = parts.embedding[0, 0] + below  # [C], the query's residual stream before the layer

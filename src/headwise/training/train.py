@@ -37,7 +37,7 @@ from headwise.distributed import strategies
 from headwise.distributed.estimate import matmul_peak, measured, plan, setting
 from headwise.distributed.processes import first_then_others, rank
 from headwise.errors import Pruned, choose
-from headwise.evaluation import whole_split
+from headwise.evaluation import evaluate_split
 from headwise.files import locked_folder, write_text
 from headwise.model.gpt import GPT
 from headwise.training import loggers
@@ -262,6 +262,6 @@ def summarise(
     summary = summarize(info.folder, info.overrides, parameters, wandb_run, time.monotonic() - began)
     if run.data.val_tokens:  # the run validated on a part; the result is measured on all of it
         best = info.folder / "checkpoints" / "best.ckpt"
-        summary |= whole_split(best, token_files, str(module.device))
+        summary |= evaluate_split(best, token_files, str(module.device))
     write_text(info.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary

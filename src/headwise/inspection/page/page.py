@@ -1,4 +1,4 @@
-"""The attention page: one self-contained HTML file that opens from a disk, a notebook or a panel, without a network.
+"""Make the attention page: one self-contained HTML file that opens from a disk, in a notebook or in a panel.
 
     page = render(View(title="my run", steps=[0, 500], prompts=[prompt], n_kv_head=2))
     page.save("view.html")
@@ -39,7 +39,7 @@ Head = tuple[int, int]  # layer, head
 
 @dataclass
 class Prompt:
-    """One input, and what was recorded of it at every step."""
+    """One input, with its patterns and scores at every step."""
 
     name: str
     labels: list[str]  # T tokens as they are shown (Tokenizer.label), any characters
@@ -149,7 +149,7 @@ def _require_matching_shapes(view: View) -> None:
 
 
 class _Builder:
-    """Builds pages of one view with different numbers of steps and heads. Each array is deflated once for all."""
+    """Build pages of one view with different numbers of steps and heads. Each array is compressed only once."""
 
     def __init__(self, view: View, max_bytes: int):
         self.view, self.max_bytes = view, max_bytes
