@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from headwise.checkpoint import MODEL_PREFIX, Checkpoint, describe, find, load, open_tokenizer
+from headwise.checkpoint import MODEL_PREFIX, Checkpoint, checkpoint_entry, find, load, open_tokenizer
 from headwise.errors import UserError
 from headwise.huggingface import export
 from headwise.tokenizer import train_tokenizer
@@ -19,7 +19,7 @@ def save(path, **about):
     model = small_model("gpt2", tokenizer.vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {MODEL_PREFIX + name: value for name, value in model.state_dict().items()}
-    torch.save({"state_dict": weights, "headwise": describe(model, tokenizer, about)}, path)
+    torch.save({"state_dict": weights, "headwise": checkpoint_entry(model, tokenizer, about)}, path)
     return model, tokenizer
 
 
@@ -53,7 +53,7 @@ def test_load_opens_a_checkpoint_whose_configuration_has_nulls(tmp_path):
     torch.save(raw, tmp_path / "b.ckpt")
     again = load(tmp_path / "b.ckpt")
     assert again.config == model.config
-    assert describe(again.model, again.tokenizer, {})["model"] == asdict(model.config)
+    assert checkpoint_entry(again.model, again.tokenizer, {})["model"] == asdict(model.config)
     assert not nulls.items() & asdict(again.config).items()
 
 
@@ -117,7 +117,9 @@ def test_load_opens_the_copy_of_a_hub_model_on_this_machine(tmp_path, monkeypatc
     (home / "snapshots/abc123/model.safetensors").unlink()  # as another program might leave it
     with pytest.raises(UserError, match=r"checkpoint=someone/tiny: there is no \.safetensors file"):
         load("someone/tiny")
-    with pytest.raises(UserError, match="init_from=someone/else is neither here nor to be had from the Hub"):
+    with pytest.raises(
+        UserError, match="init_from=someone/else does not exist and could not be downloaded from the Hub"
+    ):
         load("someone/else", "init_from")
 
 
@@ -130,7 +132,7 @@ def test_open_tokenizer_reads_a_file_or_a_folder_and_names_what_it_cannot_read(t
     for where, message in (
         (None, "tokenizer=file needs tokenizer.path=FILE"),
         (tmp_path / "other.json", r"tokenizer.path=.*: other\.json cannot be read as a tokenizer"),
-        ("no/such", "tokenizer.path=no/such is neither here nor to be had from the Hub"),
+        ("no/such", "tokenizer.path=no/such does not exist and could not be downloaded from the Hub"),
     ):
         with pytest.raises(UserError, match=message):
             open_tokenizer(where and str(where))

@@ -1,11 +1,11 @@
-"""A model with its tokenizer and its origin: in a checkpoint file of ours, or a Hugging Face folder.
+"""Load a model with its tokenizer from a checkpoint file of ours, a Hugging Face folder or the Hub.
 
     checkpoint = load()                                          # the newest run under runs/
     checkpoint = load("runs/quickstart/2026-11-21_10-00-00")     # or a .ckpt file, a Hugging Face folder, a Hub name
     checkpoint.model, checkpoint.tokenizer, checkpoint.config
 
-A checkpoint file is Lightning's own with one more entry, "headwise", of plain values: the model's configuration, the
-tokenizer and facts about the run. Reading it needs torch and tokenizers alone, and runs no code from the file.
+A checkpoint file is Lightning's with one more entry, "headwise", of plain values: the model's configuration, the
+tokenizer and facts about the run. Reading it needs only torch and tokenizers, and runs no code from the file.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Checkpoint:
         return self.model.config
 
 
-def describe(model: GPT, tokenizer: Tokenizer, about: dict) -> dict:
+def checkpoint_entry(model: GPT, tokenizer: Tokenizer, about: dict) -> dict:
     """Return the entry "headwise" of a checkpoint file. `about` holds plain values only."""
     return {"model": asdict(model.config), "tokenizer": tokenizer.to_json(), "about": about}
 
 
 def read(path: Path, key: str = "checkpoint") -> dict:
-    """Return the raw contents of a checkpoint file, with the keys of today's configuration. Raises UserError, naming
-    `key`, if the file is damaged or is not a checkpoint of ours."""
+    """Return the contents of a checkpoint file, with the present names of keys. Raises UserError, naming `key`, if the
+    file is damaged or was not written by Headwise."""
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -64,8 +64,8 @@ def read(path: Path, key: str = "checkpoint") -> dict:
 
 
 def load(path_or_name: str | Path | None = None, key: str = "checkpoint") -> Checkpoint:
-    """Return the checkpoint that a path or a name stands for (see find), on the CPU. Raises UserError, naming `key`, if
-    there is none or it cannot be read."""
+    """Return the checkpoint of a path or a name, which `find` explains, on the CPU. None is the newest run under
+    `runs`. Raises UserError, naming `key`, if there is none or it cannot be read."""
     path = find(path_or_name, key)
     if path.is_dir():
         from headwise.huggingface import read_folder
@@ -81,48 +81,51 @@ def load(path_or_name: str | Path | None = None, key: str = "checkpoint") -> Che
 
 
 def find(path_or_name: str | Path | None = None, key: str = "checkpoint", runs: str = "runs") -> Path:
-    """Return the .ckpt file or Hugging Face folder that a path or a name stands for: itself, the best checkpoint of a
-    run's folder or else its last, or the copy of a model of the Hub. None is the newest run under `runs`."""
+    """Return a .ckpt file or a Hugging Face folder: the path itself, the best checkpoint of a run's folder or else its
+    last, or the local copy of a model of the Hub. None is the newest run under `runs`."""
     if path_or_name is None:
         saved = sorted(Path(runs).rglob("checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
         require(bool(saved), f"there is no checkpoint under {runs}/ yet: train first, or give --checkpoint PATH")
         path_or_name = saved[-1].parent.parent
-    given, right = str(path_or_name), "give a run's folder, a .ckpt file or a Hugging Face folder"
+    given, remedy = str(path_or_name), "give a run's folder, a .ckpt file or a Hugging Face folder"
     path = expand_path(given, key)
     named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", given) and path.suffix != ".ckpt"
     if named and not path.exists() and not Path(path.parts[0]).is_dir():
-        path = download(given, key, MODEL_FILES)
-    require(bool(given) and path.exists(), f"{key}={given} does not exist; {right}")
+        path = download(given, key, MODEL_FILES, remedy)
+    require(bool(given) and path.exists(), f"{key}={given} does not exist; {remedy}")
     if path.is_file() or (path / "config.json").is_file():
         return path
     for name in ("best.ckpt", "last.ckpt"):
         for file in (path / "checkpoints" / name, path / name):
             if file.is_file():
                 return file
-    raise UserError(f"{key}={given} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {right}")
+    raise UserError(f"{key}={given} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {remedy}")
 
 
-def download(name: str, key: str, wanted: list[str]) -> Path:
-    """Return the folder of the Hub's model `name` with the files `wanted` of it, from the copy on this machine if it is
-    complete. Raises UserError, naming `key`, if it cannot be had."""
+def download(name: str, key: str, wanted: list[str], remedy: str) -> Path:
+    """Return the local folder of the Hub's model `name`, with its files `wanted`; they are downloaded unless all are
+    there. Raises UserError, naming `key`, if that fails."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if is_complete(folder) if wanted is MODEL_FILES else any((folder / file).is_file() for file in wanted):
+        if is_complete(folder, wanted):
             return folder
     except (OSError, ValueError):
-        say(f"{key}={name} is no file or folder here; asking the Hub for a model of that name")
+        say(f"{key}={name} is not a file or folder; looking for a model of that name on the Hub")
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
     except (OSError, ValueError) as error:  # ValueError: no name that the Hub could have
         why = str(error).strip().splitlines()[0]
-        local = "a run's folder, a .ckpt file or a Hugging Face folder" if wanted is MODEL_FILES else "a tokenizer.json"
-        raise UserError(f"{key}={name} is neither here nor to be had from the Hub ({why}); give {local}") from error
+        raise UserError(
+            f"{key}={name} does not exist and could not be downloaded from the Hub ({why}); {remedy}"
+        ) from error
 
 
-def is_complete(folder: Path) -> bool:
-    """Return whether all files of a model are in the folder; another program may have downloaded some of them."""
+def is_complete(folder: Path, wanted: list[str]) -> bool:
+    """Return whether a tokenizer or all files of a model are there; another program may have downloaded only some."""
+    if wanted is TOKENIZER_FILES:
+        return any((folder / name).is_file() for name in wanted)
     index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
     if index.is_file():
         weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
@@ -130,12 +133,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def open_tokenizer(where: str | None, key: str = "tokenizer.path") -> Tokenizer:
-    """Return the tokenizer that `where` names: a tokenizer.json, a folder that holds one, or a model of the Hub that
-    does. Raises UserError, naming `key`, if there is none or it cannot be read."""
+    """Return the tokenizer of a tokenizer.json, of a folder that holds one, or of a model of the Hub. Raises UserError,
+    naming `key`, if there is none or it cannot be read."""
     require(bool(where), f"tokenizer=file needs {key}=FILE, a tokenizer.json, or a folder or Hub name of one")
     path = expand_path(str(where), key)
     if not path.exists():
-        path = download(str(where), key, TOKENIZER_FILES)
+        path = download(str(where), key, TOKENIZER_FILES, "give a tokenizer.json")
     try:
         return read_tokenizer(path)
     except UserError as error:

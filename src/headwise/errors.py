@@ -1,4 +1,4 @@
-"""Errors that are reported in one line.
+"""Define the errors that are printed in one line.
 
 Every check of a user's input raises UserError; the commands print its message without a traceback and exit with 2.
 """

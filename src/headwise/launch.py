@@ -1,8 +1,8 @@
-"""From the command line to the configuration of a command, by Hydra. Each error is one line.
+"""Compose the configuration of a command from the command line, by Hydra, and run it. Each error is one line.
 
     launch(run, "train", about=__doc__)        # in commands/train.py
 
-Torch is not imported here, so that --help takes less than a second.
+Torch is not imported here, so that --help answers in less than a second.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headwise.console import Parser, fail, prepare_streams, say
 from headwise.distributed.processes import PATIENCE, agreed, end_with_parent, rank, started
 from headwise.errors import UserError, require
 from headwise.files import remove_if_empty
-from headwise.sweep.multirun import ENDED, Multirun, check_launcher, leave_no_bare_multirun, note_end, quoted
+from headwise.sweep.multirun import ENDED, Multirun, check_launcher, note_end, quoted, remove_bare_folder
 from headwise.validation import range_in_words, validate
 
 # Hydra warns about config files that are named as a schema is, as those of our launchers are.
@@ -44,8 +44,7 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 
 
 def new_run_folder(resume: str | None, experiment: str | None) -> str:
-    """Return the run_dir of a run that is not given one: that of the run to resume, or a new folder named by the
-    time."""
+    """Return the default run_dir: that of the run to resume, or a new folder named by the time."""
     if resume and resume != "auto":
         path = Path(resume)
         folder = path.parent if path.suffix == ".ckpt" else path
@@ -80,8 +79,8 @@ def register() -> None:
 
 
 def compose(config_name: str, overrides: list[str], config_dir: str | None = None) -> DictConfig:
-    """Return the configuration that overrides and the groups in config_dir give, without running a job. Raise UserError
-    for wrong ones."""
+    """Return the configuration that overrides give, with the groups in config_dir, without running a job. Raises
+    UserError for wrong ones."""
     register()
     try:
         check_old_names(overrides)
@@ -98,7 +97,7 @@ def compose(config_name: str, overrides: list[str], config_dir: str | None = Non
 
 
 def check_config(config: DictConfig, schema: type) -> None:
-    """Raise UserError for unknown keys, wrong types, and values that validate refuses."""
+    """Raise UserError for unknown keys, wrong types and values, and keys that do not go together."""
     check_keys(config, schema)
     typed: Any = OmegaConf.to_object(config)
     validate(typed)
@@ -106,12 +105,13 @@ def check_config(config: DictConfig, schema: type) -> None:
 
 @dataclass
 class Job:
-    """A command as Hydra runs it. Wrong input is one line, and in a multirun does not end the other runs."""
+    """The function that Hydra calls, once for each run. Prints an error in one line, and in a multirun lets the other
+    runs continue."""
 
     task: Callable[[DictConfig], None]
     schema: type
     command: list[str]  # sys.argv as the user gave it
-    composed: bool = False  # whether the command line gave a configuration
+    composed: bool = False  # whether the command line was right
 
     def run(self, config: DictConfig) -> None:
         """Check the configuration and run the task."""
@@ -165,8 +165,8 @@ def launch(
     arguments: list[str] | None = None,
     after: Callable[[Path], None] | None = None,
 ) -> None:
-    """Run `task` with the configuration that the arguments compose, by default those of the command line. Wrong input:
-    one line, exit code 2. `about` is the first part of --help; `after` gets the folder of a multirun after its runs."""
+    """Run `task` with the configuration that the arguments give, by default those of the command line. Wrong input is
+    one line and exit code 2. `about` starts the help; `after` is called with the folder of a multirun."""
     prepare_streams()
     flags, overrides = parse_flags(sys.argv[1:] if arguments is None else arguments)
     if flags.help:
@@ -195,13 +195,13 @@ def launch(
         sys.argv = job.command
         folder, Multirun.folder = Multirun.folder, None
         if folder:
-            leave_no_bare_multirun(folder)
+            remove_bare_folder(folder)
     if after and folder and folder.is_dir():
         after(folder)
 
 
 def check_arguments(config_name: str, overrides: list[str], multirun: bool) -> None:
-    """Raise UserError for names of version 0.1, and for a sweep that is started in a way that it does not support."""
+    """Raise UserError for names of version 0.1, and for a sweep with -m or several processes."""
     check_old_names(overrides)
     if config_name == "sweep":
         together = started()
@@ -235,9 +235,9 @@ def print_help(config_name: str, about: str, words: list[str], config_dir: str |
             limits = f"; {range_in_words(bounds)}" if bounds else ""
             print(f"{f'{key}={value}':<44} {one.metadata['meaning']}{limits}")
         return
-    print(f"{about.rstrip()}\n\nGroups, as group=name:\n")
+    print(f"{about.rstrip()}\n\nGroups of keys, chosen with group=name:\n")
     defaults = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
     for group in sorted(folder.name for folder in CONFIGS.iterdir() if f"- {folder.name}: " in defaults):
         files = [file for root in (CONFIGS, config_dir) if root for file in (Path(root) / group).glob("*.yaml")]
         print(f"  {group:<11} {', '.join(sorted({file.stem for file in files}))}")
-    print("\n--help keys lists every key with its value and its meaning; with group=name, the values that it gives.")
+    print("\n--help keys lists every key with its value and meaning; with group=name, the values of that choice.")

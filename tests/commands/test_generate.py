@@ -41,7 +41,7 @@ def test_generate_refuses_characters_without_a_token(run):
         (["--temperature", "-1"], "temperature=-1.0 must be at least 0"),
         (["--seed", "-1"], "seed=-1 must be at least 0"),
         (["--prompt", ""], "the prompt is empty"),
-        (["--checkpoint", "nowhere"], "checkpoint=nowhere is neither here nor to be had from the Hub"),
+        (["--checkpoint", "nowhere"], "checkpoint=nowhere does not exist and could not be downloaded from the Hub"),
         (["--checkpoint", "no/where/at/all"], "checkpoint=no/where/at/all does not exist"),
         (["--max-tokens", "5"], "unrecognized arguments: --max-tokens 5"),
     ],

@@ -10,15 +10,15 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
 
-from headwise.sweep.report import axis_of, figures, report, study_of, terminal_table, write_csv, write_page
-from headwise.sweep.rows import Row, rows_of, varied_in
+from headwise.sweep.report import axis_of, figures, study_of, terminal_table, write_csv, write_page, write_report
+from headwise.sweep.rows import Row, read_runs, varied_in
 from tests.sweep.small import NASTY
 
 TITLES = ["Loss against each parameter", "All parameters at once", "Learning curves"]
 
 
 def test_sweep_csv_has_a_line_for_each_run(sweep):
-    rows = rows_of(sweep)
+    rows = read_runs(sweep)
     write_csv(sweep / "sweep.csv", rows, varied_in(rows))
     lines = list(csv.DictReader((sweep / "sweep.csv").open()))
     metrics = ["previous_token", "first_token", "duplicate_token", "induction"]
@@ -34,7 +34,7 @@ def test_sweep_csv_has_a_line_for_each_run(sweep):
 
 
 def test_table_has_the_best_run_first_and_no_number_is_cut_in_any_width(sweep, capsys):
-    report(sweep, rows_of(sweep), console=Console(width=30, file=(out := io.StringIO())))
+    write_report(sweep, read_runs(sweep), console=Console(width=30, file=(out := io.StringIO())))
     lines = out.getvalue().splitlines()
     assert lines[0].split() == ["run", "n_layer", "path", "val", "loss", "steps", "induction", "heads", "state"]
     assert lines[1].split() == ["0", "2", "b", "c", "1.2500", "10", "1", "of", "3", "complete"]
@@ -48,7 +48,7 @@ def test_table_has_the_best_run_first_and_no_number_is_cut_in_any_width(sweep, c
 def test_table_in_terminal_is_cut_after_forty_runs(tmp_path, capsys):
     rows = [Row(i, None, [f"seed={i}"], "complete", math.nan) for i in range(55)]
     assert terminal_table(rows, varied_in(rows)).row_count == 40
-    report(tmp_path, rows, console=Console(file=io.StringIO()))
+    write_report(tmp_path, rows, console=Console(file=io.StringIO()))
     assert "and 15 more in sweep.csv" in capsys.readouterr().out
 
 
@@ -56,7 +56,7 @@ def test_table_in_terminal_is_cut_after_forty_runs(tmp_path, capsys):
 def test_without_the_extra_there_is_no_page_and_the_install_command_is_named(sweep, capsys, monkeypatch, package):
     found = {"optuna": find_spec("optuna"), "plotly": find_spec("plotly")} | {package: None}
     monkeypatch.setattr("headwise.sweep.report.find_spec", found.get)
-    report(sweep, rows_of(sweep), console=Console(file=(out := io.StringIO())))
+    write_report(sweep, read_runs(sweep), console=Console(file=(out := io.StringIO())))
     assert "1.2500" in out.getvalue()
     assert [file.name for file in sweep.glob("sweep*")] == ["sweep.csv"]
     printed = capsys.readouterr()
@@ -95,7 +95,7 @@ class Markup(HTMLParser):
 
 @pytest.fixture
 def page(sweep):
-    rows = rows_of(sweep)
+    rows = read_runs(sweep)
     return write_page(sweep, rows, varied_in(rows))
 
 
@@ -135,7 +135,7 @@ def test_table_on_page_has_best_run_first_with_heads_per_metric(page):
 
 
 def test_study_has_a_trial_for_each_run(sweep):
-    rows = rows_of(sweep)[:2]
+    rows = read_runs(sweep)[:2]
     trials = study_of(rows, varied_in(rows)).trials
     assert [trial.value for trial in trials] == [1.25, 1.75]
     assert [trial.params["n_layer"] for trial in trials] == [2, 4]
@@ -144,7 +144,7 @@ def test_study_has_a_trial_for_each_run(sweep):
 
 
 def test_plots_are_those_for_which_runs_have_data(sweep):
-    rows = rows_of(sweep)
+    rows = read_runs(sweep)
     assert list(figures(rows, varied_in(rows))) == TITLES
     assert list(figures(rows[:1], ["model.n_layer"])) == [TITLES[0], TITLES[2]]
     assert figures(rows[2:], ["model.n_layer"]) == {}

@@ -1,4 +1,4 @@
-"""The command `headwise`, which runs one of the other modules here.
+"""Run the command `headwise`, which calls one of the other modules of this package.
 
 headwise train model.n_layer=2        # headwise.commands.train.main(["model.n_layer=2"])
 """
@@ -28,7 +28,7 @@ def main() -> None:
         print("usage: headwise COMMAND ...\n")
         for command, meaning in COMMANDS.items():
             print(f"  {command:<11} {meaning}")
-        print("\nheadwise COMMAND --help describes one of them; headwise --version prints the version.")
+        print("\nheadwise COMMAND --help describes a command; headwise --version prints the version.")
     elif name == "--version":
         print(f"headwise {version('headwise')}")
     elif name in COMMANDS:

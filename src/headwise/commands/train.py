@@ -5,7 +5,7 @@
   headwise train model=gpt2 model.n_layer=6        another model
   headwise train experiment=finetune init_from=gpt2 data=files data.path=my.txt
                                                    continue the training of an imported model
-  headwise train trainer.max_steps=500 seed=1      any key, as key=value
+  headwise train trainer.max_steps=500 seed=1      set any key
   headwise train resume=auto                       continue the newest run of the experiment
   headwise train -m model.n_layer=2,4              one run for each combination
   headwise train -m hydra/launcher=joblib threads=1 seed=1,2

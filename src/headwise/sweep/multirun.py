@@ -1,5 +1,5 @@
-"""A grid (`headwise train -m`): one folder for all its runs, checks before the first starts, a line after each one
-ends. The runs may train in this process or, with another Hydra launcher, in others.
+"""Run a grid (`headwise train -m`): check it before the first run starts, keep its runs in one folder, and print a line
+after each. The runs train in this process or, with another Hydra launcher, in others.
 
 configs/train.yaml gives the class Multirun to Hydra as a callback.
 """
@@ -36,14 +36,14 @@ LAUNCHERS = {  # hydra/launcher -> the package that contains it
 
 
 class Multirun(Callback):
-    """Hydra's callback for a grid. In the process that starts the grid it prepares all runs; in each run's process it
-    prints which run starts."""
+    """Callback of Hydra's that prepares a grid, in the process that starts it, and prints which run starts, in each
+    run's process."""
 
     folder: Path | None = None  # of the grid that this process has started
     total, began = 0, 0.0  # number of runs, and when the first started
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Check the grid, fix its folder, and start to report its progress. Exits with one line if it cannot run."""
+        """Check the grid, set the folder of all runs, and start to print progress. Exits if the grid cannot run."""
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which glob(...) needs
         given = parser.parse_overrides(list(config.hydra.overrides.task))
         values = {  # key -> its values where there are several; of a key given twice the last counts, as in Hydra
@@ -85,7 +85,7 @@ class Multirun(Callback):
             before = ended
 
     def count_ended(self, folder: Path) -> int:
-        """Return how many runs have ended, well or not."""
+        """Return how many runs are complete or have failed."""
         runs = [folder / str(i) for i in range(self.total)]
         return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
 
@@ -111,12 +111,12 @@ def check_grid(folder: Path, varied: dict[str, list[str]], resumed: bool, device
 
 
 def quoted(text: str) -> str:
-    """Return any text as a value in an override."""
+    """Return a text in quotes, as the value of an override."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def note_end(folder: Path, overrides: list[str], state: str, why: str, code: int | None = None) -> None:
-    """Write ended.json: why a run of a grid or sweep failed or was pruned, and its exit code, None for a bug."""
+    """Write ended.json: why a run failed or was pruned, and its exit code, which is None for a bug."""
     contents = {"state": state, "why": why, "code": code, "overrides": overrides}
     write_text(folder / ENDED, json.dumps(contents, indent=2) + "\n")
 
@@ -131,7 +131,7 @@ def check_launcher() -> None:
             fail(f"{argument} needs the package {package.replace('_', '-')}: pip install -e '.[{extra}]'")
 
 
-def leave_no_bare_multirun(folder: Path) -> None:
+def remove_bare_folder(folder: Path) -> None:
     """Remove a grid's folder if it contains nothing but Hydra's multirun.yaml."""
     with suppress(OSError):  # no permission to list or remove it
         if [file.name for file in folder.iterdir()] == ["multirun.yaml"]:

@@ -1,6 +1,6 @@
-"""The result of a grid or sweep: sweep.csv, a table in the terminal, and the page sweep.html.
+"""Write the result of a grid or sweep: sweep.csv, a table in the terminal, and the page sweep.html.
 
-    report(folder, rows_of(folder))
+    write_report(folder, read_runs(folder))
 
 The page contains a table of the runs that can be sorted, Optuna's interactive plots, and plotly's script, so that it
 needs no network. It is written if the extra `sweep` (optuna, plotly) is installed.
@@ -26,8 +26,18 @@ from rich.text import Text
 from headwise.console import fail, say
 from headwise.files import atomic_write, remove_if_empty, write_text
 from headwise.inspection.tables import console_of
-from headwise.sweep.multirun import ENDED, leave_no_bare_multirun
-from headwise.sweep.rows import Row, best_first, best_of, brief, metrics_in, rows_of, short_names, summary_of, varied_in
+from headwise.sweep.multirun import ENDED, remove_bare_folder
+from headwise.sweep.rows import (
+    Row,
+    best_first,
+    best_of,
+    brief,
+    metrics_in,
+    read_runs,
+    short_names,
+    summary_of,
+    varied_in,
+)
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -48,7 +58,7 @@ ABOUT = {  # title of a plot -> the line below it
 
 def report_grid(folder: Path) -> None:
     """Report a finished grid. Exit with 1 if runs failed; with 2, and no files left, if all had wrong input."""
-    rows = rows_of(folder)
+    rows = read_runs(folder)
     if not rows:  # with estimate=true no run writes any files
         return
     failed = [row for row in rows if row.state == "failed"]
@@ -57,14 +67,16 @@ def report_grid(folder: Path) -> None:
         for row in rows:
             (folder / str(row.number) / ENDED).unlink()
             remove_if_empty(folder / str(row.number))
-        leave_no_bare_multirun(folder)
+        remove_bare_folder(folder)
         fail(message)
-    report(folder, rows)
+    write_report(folder, rows)
     if failed:
         fail(message, 1)
 
 
-def report(folder: Path, rows: list[Row], varied: list[str] | None = None, console: Console | None = None) -> None:
+def write_report(
+    folder: Path, rows: list[Row], varied: list[str] | None = None, console: Console | None = None
+) -> None:
     """Write sweep.csv and sweep.html, and print the table. `varied` are by default the keys in which runs differ."""
     varied = varied_in(rows) if varied is None else varied
     write_csv(folder / "sweep.csv", rows, varied)

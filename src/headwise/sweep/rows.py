@@ -1,6 +1,6 @@
-"""The runs of a grid or sweep, read from their folders 0, 1, 2, ...
+"""Read the runs of a grid or sweep from their folders 0, 1, 2, ...
 
-rows = rows_of(folder)      # one Row for each run, whatever state it is in
+rows = read_runs(folder)    # one Row for each run, whatever state it is in
 varied = varied_in(rows)    # the keys in which the runs differ
 """
 
@@ -62,14 +62,14 @@ class Row:
         return page if page and page.is_file() else None
 
 
-def rows_of(folder: Path) -> list[Row]:
+def read_runs(folder: Path) -> list[Row]:
     """Return the runs in a grid's or sweep's folder, in the order of their numbers."""
     numbered = sorted((int(path.name), path) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
-    return [row for number, path in numbered if (row := row_of(number, path))]
+    return [row for number, path in numbered if (row := read_run(number, path))]
 
 
-def row_of(number: int, folder: Path) -> Row | None:
-    """Return one run as its files describe it, damage to a table as `why`; None for a folder without a run."""
+def read_run(number: int, folder: Path) -> Row | None:
+    """Return the run in a folder, or None if there is none. If one of its tables is damaged, `why` says so."""
     ended, given = read_json(folder / ENDED), folder / "overrides.yaml"
     if not ended and not given.exists():
         return None

@@ -1,4 +1,4 @@
-"""The sweep: train the trials that Optuna proposes, and compare them at the end.
+"""Train the trials that Optuna proposes, and compare them at the end.
 
     search(config)    # of configs/sweep.yaml, inside Hydra's job: headwise sweep
 
@@ -35,8 +35,8 @@ from headwise.data import prepare
 from headwise.errors import Pruned, RunError, UserError, choose, require
 from headwise.files import expand_path
 from headwise.sweep.multirun import ENDED, note_end, quoted
-from headwise.sweep.report import report, write_csv
-from headwise.sweep.rows import Row, rows_of, short, split_override
+from headwise.sweep.report import write_csv, write_report
+from headwise.sweep.rows import Row, read_runs, short, split_override
 from headwise.sweep.space import Dimension, combinations, grid, read_space
 from headwise.sweep.study import N_TRIALS, PRUNERS, SAMPLERS, ClaimedTrial, SharedStudy, open_study
 from headwise.training.lightning_module import TrainingModule
@@ -46,9 +46,9 @@ from headwise.training.train import RunInfo, check, info_of_job, silence_lightni
 MAX_STARTS = 3  # a trial whose process died so many times fails
 
 
-class Reporter(Checkpoint):
-    """Reports each validation loss to the study, and raises Pruned when the pruner says so. Lightning calls checkpoint
-    callbacks last, in their order, so the run has saved its checkpoint before it is stopped."""
+class PruningCallback(Checkpoint):
+    """Callback that reports each validation loss to the study, and raises Pruned if the pruner stops the trial.
+    Lightning calls checkpoint callbacks last, in their order, so that the run has saved its checkpoint before."""
 
     def __init__(self, trial: Trial, metrics_file: Path):
         self.trial, self.metrics_file = trial, metrics_file
@@ -88,8 +88,8 @@ class Sweep:
             write_csv(self.folder / "sweep.csv", self.rows(), self.varied)
 
     def train(self, claimed: ClaimedTrial) -> None:
-        """Train a trial, or continue it, and tell the study the result. An error is recorded as the trial's failure;
-        OSError is raised, as a full disk would fail all trials that follow."""
+        """Train a trial, or continue it, and record the result in the study. An error fails the trial alone; OSError is
+        raised, because a full disk would fail all trials that follow."""
         trial, folder = claimed.trial, self.folder / str(claimed.trial.number)
         overrides = [*self.given, *claimed.overrides]
         (folder / ENDED).unlink(missing_ok=True)
@@ -101,7 +101,7 @@ class Sweep:
             if trial.user_attrs["starts"] > MAX_STARTS:
                 raise RunError(f"its process died {MAX_STARTS} times")
             config = compose_run([*overrides, *resume], folder)
-            summary = train(config, info, [Reporter(trial, folder / "metrics.csv")])
+            summary = train(config, info, [PruningCallback(trial, folder / "metrics.csv")])
             assert summary is not None
             require(math.isfinite(summary["val_loss"]), f"the validation loss is {summary['val_loss']}")
             self.shared.study.tell(trial, summary["val_loss"])
@@ -118,13 +118,13 @@ class Sweep:
             self.shared.study.tell(trial, state=TrialState.FAIL)
             note_end(folder, overrides, "failed", why, code)
             print(f"error: trial {trial.number}: {why}", file=sys.stderr)
-        except (KeyboardInterrupt, SystemExit):  # of a user, so it does not count as a death of the process
+        except (KeyboardInterrupt, SystemExit):  # by a user; not counted as a start whose process died
             trial.set_user_attr("starts", trial.user_attrs["starts"] - 1)
             raise
 
     def rows(self) -> list[Row]:
-        """Return a row for each trial, read from its folder, or from the study if it was trained on another machine."""
-        rows = {row.number: row for row in rows_of(self.folder)}
+        """Return a row for each trial: from its folder, or from the study if it was trained on another machine."""
+        rows = {row.number: row for row in read_runs(self.folder)}
         for one in self.shared.trials():
             if one.number not in rows and one.state != TrialState.WAITING:
                 overrides, why = [*self.given, *one.user_attrs.get("overrides", [])], one.user_attrs.get("why", "")
@@ -136,7 +136,7 @@ class Sweep:
         return [rows[number] for number in sorted(rows)]
 
     def progress(self, number: int, seconds: float) -> str:
-        """Return a line: how a trial has ended, how many have, which is the best, and how long the rest may take."""
+        """Return a line with a trial's result, the number of trials that have ended, the best, and the time left."""
         trials = self.shared.trials()
         ended = [one for one in trials if one.state.is_finished()]
         complete = [one for one in ended if one.state == TrialState.COMPLETE]
@@ -172,7 +172,7 @@ def search(config: DictConfig) -> None:
     if wanted.n_jobs == 0:
         return
     rows = sweep.rows()
-    report(folder, rows, sweep.varied)
+    write_report(folder, rows, sweep.varied)
     if rows and all(row.state == "failed" for row in rows):
         raise RunError(f"all {len(rows)} trials failed; trial {rows[0].number}: {rows[0].why}")
 

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from headwise.checkpoint import describe
+from headwise.checkpoint import checkpoint_entry
 from headwise.config import OptimizerConfig, ScheduleConfig
 from headwise.data.token_files import TokenFiles
 from headwise.distributed.strategies import compile_in_place, number, shard
@@ -134,4 +134,4 @@ class TrainingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         about = self.about | {"step": self.global_step, "val_loss": self.val_loss}
-        checkpoint["headwise"] = describe(self.model, self.tokenizer, about)
+        checkpoint["headwise"] = checkpoint_entry(self.model, self.tokenizer, about)
