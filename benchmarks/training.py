@@ -44,7 +44,7 @@ from headwise.data.token_files import TokenFiles
 from headwise.evaluation import mean_loss
 from headwise.launch import launch
 from headwise.model.gpt import GPT, next_token_loss
-from headwise.training.build import make_callbacks
+from headwise.training.build import build_callbacks
 from headwise.training.optimizers import make_optimizer
 from headwise.training.resolve import RunConfig
 from headwise.training.train import train as run_training
@@ -196,14 +196,14 @@ def in_turn(threads: int) -> Beside:
 
     def with_beside(run: RunConfig, folder: Path, packed: TokenFiles, peak: float) -> list[L.Callback]:
         beside.append(Beside(run, packed))
-        return [*beside, *make_callbacks(run, folder, packed, peak)]
+        return [*beside, *build_callbacks(run, folder, packed, peak)]
 
     def task(config: DictConfig) -> None:
         run_training(config)
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("headwise.training.train.make_callbacks", with_beside),
+        mock.patch("headwise.training.build.build_callbacks", with_beside),
         mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}),
         mock.patch("sys.argv", ["train.py", f"run_dir={folder}/run", f"data.cache_dir={ROOT}/data/cache"]),
         (Path(folder) / "said").open("w") as said,

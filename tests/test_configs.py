@@ -13,11 +13,11 @@ from headwise.data.sources import Text
 from headwise.data.token_files import pack
 from headwise.launch import CONFIGS, register
 from headwise.model.gpt import GPT
-from headwise.training.build import make_callbacks
+from headwise.training.build import build_callbacks
 from headwise.training.optimizers import make_optimizer
 from headwise.training.resolve import resolve
 from headwise.training.schedules import multiplier
-from headwise.training.train import check
+from headwise.training.train import validate_run
 from headwise.validation import validate
 from tests.small import TEXT
 
@@ -48,11 +48,11 @@ def test_every_choice_composes_and_builds(choice, tmp_path):
     config = composed(choice)
     if not ON_THIS_MACHINE.get(choice, True):
         config.trainer.accelerator = "cpu"
-    check(config)
+    validate_run(config)
     run = resolve(config, vocab_size=23, n_devices=1, device="cpu")
     make_optimizer(GPT(run.model), run.optimizer)
     assert multiplier(run.schedule.warmup_steps, run.schedule, run.trainer.max_steps) == 1.0
-    assert make_callbacks(run, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path), peak=1.0)
+    assert build_callbacks(run, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path), peak=1.0)
 
 
 @pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))

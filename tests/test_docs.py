@@ -23,7 +23,7 @@ from headwise.inspection.hooks import capture
 from headwise.inspection.recorder import HEADS_COLUMNS
 from headwise.launch import CONFIGS, SCHEMAS
 from headwise.model import attention
-from headwise.training.metrics import METRICS
+from headwise.training.metrics import METRICS_COLUMNS
 from headwise.validation import range_in_words
 from tests.small import ROOT, TINY, script_here, small_model
 
@@ -185,7 +185,7 @@ def test_configuration_page_lists_every_renamed_key():
 
 def test_inspection_page_lists_every_column():
     page = (ROOT / "docs/inspection.md").read_text()
-    missing = [column for column in (*METRICS, *HEADS_COLUMNS) if f"`{column}`" not in page]
+    missing = [column for column in (*METRICS_COLUMNS, *HEADS_COLUMNS) if f"`{column}`" not in page]
     assert missing == []
 
 

@@ -18,8 +18,8 @@ generation.fast generation.sampling generation.generate generation.chat
 inspection.hooks inspection.head_scores inspection.effects inspection.inputs inspection.plots
 inspection.page.page inspection.recorder inspection.walkthrough inspection.snapshot inspection.tables
 distributed.strategies
-training.clock training.schedules training.optimizers training.lightning_module training.loggers training.metrics
-training.resolve training.resume training.callbacks training.summary distributed.estimate training.build training.train
+training.schedules training.optimizers training.lightning_module training.loggers training.callbacks training.metrics
+training.resolve training.summary distributed.estimate training.build training.train
 config_errors sweep.multirun launch sweep.rows sweep.report sweep.space sweep.study sweep.search
 commands.train commands.prepare commands.generate commands.evaluate commands.attention commands.export commands.sweep
 commands.main

@@ -1,10 +1,10 @@
-"""Validation: what is out of its range, or does not go together, is refused with its key, value and remedy."""
+"""Validation: values out of range, and keys that do not go together, are refused with key, value and remedy."""
 
 import pytest
 
-from headwise.config import DataConfig, GPTConfig, SweepConfig, TrainConfig, schema_fields
+from headwise.config import GPTConfig, SweepConfig, TrainConfig, schema_fields
 from headwise.errors import UserError
-from headwise.validation import batch_arithmetic, range_in_words, validate, validate_model
+from headwise.validation import range_in_words, validate, validate_model
 
 
 @pytest.mark.parametrize(
@@ -20,27 +20,14 @@ from headwise.validation import batch_arithmetic, range_in_words, validate, vali
         ("tokenizer", "vocab_size", 255, "tokenizer.vocab_size=255 must be at least 256"),
     ],
 )
-def test_a_number_out_of_range_is_refused_with_its_key(group, key, value, message):
+def test_validate_refuses_a_number_out_of_range_with_its_key(group, key, value, message):
     config = TrainConfig()
     setattr(getattr(config, group), key, value)
     with pytest.raises(UserError, match=message):
         validate(config)
 
 
-@pytest.mark.parametrize(("devices", "whole", "forward_passes"), [(1, None, 1), (1, 96, 3), (3, None, 1), (3, 192, 2)])
-def test_a_step_has_as_many_forward_passes_as_its_batch_needs(devices, whole, forward_passes):
-    data = DataConfig(global_batch_size=whole)
-    assert batch_arithmetic(data, devices) == (32 * devices * forward_passes, forward_passes)
-
-
-@pytest.mark.parametrize(("devices", "whole", "each"), [(1, 33, "data.batch_size=32"), (3, 64, "32 x 3 devices")])
-def test_a_batch_that_the_devices_cannot_share_is_refused(devices, whole, each):
-    data = DataConfig(global_batch_size=whole)
-    with pytest.raises(UserError, match=rf"data\.global_batch_size={whole} is not divisible by .*{each}$"):
-        batch_arithmetic(data, devices)
-
-
-def test_the_defaults_are_valid():
+def test_validate_accepts_the_defaults():
     validate(TrainConfig())
 
 
@@ -55,7 +42,7 @@ def test_the_defaults_are_valid():
         ({"position": "rotary", "n_embd": 15, "n_head": 5}, "width is odd: 3"),
     ],
 )
-def test_model_sizes_that_cannot_work_are_refused_with_its_numbers(wrong, message):
+def test_validate_model_refuses_sizes_that_do_not_go_together(wrong, message):
     with pytest.raises(UserError, match=message):
         validate_model(GPTConfig(**wrong))
 
@@ -68,5 +55,5 @@ def test_every_key_has_a_meaning():
     assert [key for key, one in schema_fields(SweepConfig()) if not one.metadata.get("meaning")] == []
 
 
-def test_a_range_is_put_into_words():
+def test_range_in_words():
     assert range_in_words({"at_least": 0, "below": 1 << 32}) == "at least 0 and below 4,294,967,296"

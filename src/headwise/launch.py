@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from headwise.config import PrepareConfig, SweepConfig, TrainConfig, schema_fields
 from headwise.config_errors import check_keys, check_old_names, composition_error, task_error
 from headwise.console import Parser, fail, prepare_streams, say
-from headwise.distributed.processes import PATIENCE, agreed, end_with_parent, rank, started
+from headwise.distributed.processes import GRACE_SECONDS, broadcast, end_with_parent, rank, started
 from headwise.errors import UserError, require
 from headwise.files import remove_if_empty
 from headwise.sweep.multirun import ENDED, Multirun, check_launcher, note_end, quoted, remove_bare_folder
@@ -67,7 +67,7 @@ def register() -> None:
         if resume not in folders:  # Hydra's own part is in the root before the jobs of -m, and in HydraConfig in a job
             hydra_part: Any = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
             experiment = hydra_part.runtime.choices.experiment
-            folders[resume] = agreed("run_dir", lambda: new_run_folder(resume, experiment))
+            folders[resume] = broadcast("run_dir", lambda: new_run_folder(resume, experiment))
         return folders[resume]
 
     for name, schema in SCHEMAS.items():
@@ -215,7 +215,7 @@ def stop(message: str, code: int = 2) -> NoReturn:
     """Print what is wrong and exit. Where all processes of a run have the same error, the first prints it and ends the
     others before they print it as well."""
     if rank():
-        time.sleep(PATIENCE)
+        time.sleep(GRACE_SECONDS)
         message = f"process {rank()}: {message}"
     fail(message, code)
 

@@ -1,7 +1,8 @@
-"""What can be known to be wrong with a configuration by itself: each value against its range, and keys that do not go
-together.
+"""Checks of a configuration that need nothing else: each value against its range, and keys that do not go together.
 
     validate(config)        # raises UserError with the key, the value and what to give instead
+
+No torch here: launch.py calls it before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ WITHIN = {
 
 
 def range_in_words(bounds: dict[str, float]) -> str:
-    """Return a range as it stands in messages and in the help: 'at least 0 and below 1'."""
+    """Return a range in words, for messages and the help: 'at least 0 and below 1'."""
     return " and ".join(f"{bound.replace('_', ' ')} {limit:,}" for bound, limit in bounds.items())
 
 
 def validate(config: TrainConfig | PrepareConfig | SweepConfig) -> None:
-    """Raise UserError for whatever is wrong with a configuration by itself. What the runs of a sweep share is checked
-    with what varies, once for each end of the space."""
+    """Raise UserError for everything that is wrong with a configuration and can be known without the text. Of a sweep,
+    only its own keys are checked; those of its runs are, with the values that vary, for each end of the space."""
     if isinstance(config, SweepConfig):
         check_ranges(config.sweep, "sweep.")
-        again = "give the sweep's own run_dir again to continue it"
-        require(config.resume is None, f"resume={config.resume} continues a single run; {again}")
+        remedy = "give the sweep's own run_dir again to continue it"
+        require(config.resume is None, f"resume={config.resume} continues a single run; {remedy}")
         require(not config.estimate, f"estimate={config.estimate} is for a single run: train estimate=true")
         empty = "sweep.space is empty; choose a space (--help lists them) or give sweep.space=..."
         require(bool(config.sweep.space), empty)
@@ -59,8 +60,8 @@ def validate(config: TrainConfig | PrepareConfig | SweepConfig) -> None:
     validate_text(config.data, config.tokenizer)
     if isinstance(config, TrainConfig):
         validate_model(config.model)
-        named = config.init_from is None or bool(config.init_from.strip())
-        require(named, f"init_from={config.init_from} names nothing; give a model, or leave it out")
+        is_named = config.init_from is None or bool(config.init_from.strip())
+        require(is_named, f"init_from={config.init_from} names nothing; give a model, or leave it out")
 
 
 def validate_model(config: GPTConfig) -> None:
@@ -68,10 +69,10 @@ def validate_model(config: GPTConfig) -> None:
     check_ranges(config, "model.")
     n_embd, n_head, sizes = config.n_embd, config.n_head, config.resolved()
     require(config.head_dim is not None or n_embd % n_head == 0, f"model.n_embd={n_embd} is not divisible by {n_head=}")
-    shared = n_head % sizes.n_kv_head == 0
-    require(shared, f"model.n_head={n_head} is not divisible by n_kv_head={sizes.n_kv_head}")
-    even = config.position != "rotary" or sizes.head_dim % 2 == 0
-    require(even, f"model.position=rotary rotates pairs of features, but the head's width is odd: {sizes.head_dim}")
+    divides = n_head % sizes.n_kv_head == 0
+    require(divides, f"model.n_head={n_head} is not divisible by n_kv_head={sizes.n_kv_head}")
+    is_even = config.position != "rotary" or sizes.head_dim % 2 == 0
+    require(is_even, f"model.position=rotary rotates pairs of features, but the head's width is odd: {sizes.head_dim}")
 
 
 def validate_text(data: DataConfig, tokenizer: TokenizerConfig) -> None:
@@ -85,22 +86,12 @@ def validate_text(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     require(tokenizer.path is None or kind == "file", f"tokenizer.path={tokenizer.path} {rule}")
     require(bool(data.cache_dir), f"data.cache_dir={data.cache_dir} is empty; give a folder")
     for name in ("column", "join_rows", "max_documents", "skip_bad"):
-        value, usual = getattr(data, name), getattr(DataConfig, name)
-        own = value == usual or source in ("files", "hub")
-        require(own, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
+        value, default = getattr(data, name), getattr(DataConfig, name)
+        is_read = value == default or source in ("files", "hub")
+        require(is_read, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
     require(not data.val_path or not data.val_split, "data.val_path and data.val_split are two; give one of them")
     require(
         not data.streaming or bool(data.val_path or data.val_split) or data.split_by == "documents",
         f"data.split_by={data.split_by} needs the length of the text, which data.streaming=true does not know; "
         "give data.split_by=documents, or data.val_split",
     )
-
-
-def batch_arithmetic(data: DataConfig, n_devices: int) -> tuple[int, int]:
-    """Return the windows of each optimizer step over all devices, and the forward passes of each device for it. Raises
-    UserError if the batches do not divide."""
-    at_once = data.batch_size * n_devices
-    whole = data.global_batch_size or at_once
-    each = f"data.batch_size={data.batch_size}" + (f" x {n_devices} devices" if n_devices > 1 else "")
-    require(whole % at_once == 0, f"data.global_batch_size={whole} is not divisible by {each}")
-    return whole, whole // at_once

@@ -3,7 +3,6 @@
 import csv
 import itertools
 import os
-import re
 import subprocess
 import sys
 
@@ -11,11 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.config import GPTConfig, TrainConfig
 from headwise.data.sampler import TrainBatches
-from headwise.distributed.estimate import at_once, communication
-from headwise.training.resolve import resolve
-from tests.small import ROOT, arguments, script, script_here, small_model, train
+from tests.small import ROOT, arguments, script, script_here, train
 
 STEPS = ["trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "schedule.warmup_steps=2", "schedule=constant"]
 STEPS += ["data.global_batch_size=12", "trainer.accelerator=cpu", "model.n_embd=20"]  # which 3 does not divide
@@ -231,48 +227,3 @@ def test_srun_has_to_say_how_many_processes_are_on_a_node(tmp_path, monkeypatch,
     done = script_here("train", "trainer=ddp", "trainer.accelerator=cpu", *where, cwd=tmp_path, ok=False)
     assert done.returncode == 2
     assert done.stderr == "error: srun: give --ntasks-per-node=N, one for each device of a node\n"
-
-
-def run_on_three_devices(strategy, optimizer="adamw"):
-    made = TrainConfig(model=GPTConfig(vocab_size=23, block_size=29, n_layer=2, n_head=3, n_embd=18))
-    made.trainer.strategy, made.optimizer.kind = strategy, optimizer
-    made.data.batch_size, made.data.global_batch_size = 5, 30
-    return resolve(made, vocab_size=23, n_devices=3, device="cpu")
-
-
-def sent(line):
-    return float(re.search(r"([\d.]+) MB a step", line)[1]) * 1e6
-
-
-def test_what_is_sent_is_that_of_ring_algorithms():
-    """By hand: 4 bytes for each parameter; two thirds of them go around in each of three devices' collectives."""
-    model = small_model("gpt2")
-    size, matrices = 4 * model.n_parameters(), 4 * sum(12 * 18 * 18 for _ in range(2))
-    assert sent(communication(run_on_three_devices("ddp"), model)) == pytest.approx(2 * 2 / 3 * size, rel=1e-3)
-    assert sent(communication(run_on_three_devices("fsdp"), model)) == pytest.approx(2 * 3 * 2 / 3 * size, rel=1e-3)
-    both = 2 * 3 * 2 / 3 * size + 2 / 3 * matrices
-    assert sent(communication(run_on_three_devices("fsdp", "muon"), model)) == pytest.approx(both, rel=1e-3)
-
-
-def test_an_estimate_of_several_devices_is_of_each(tmp_path):
-    wide = ["model.n_embd=512", "model.n_head=8", "data.batch_size=2", "trainer.accelerator=cpu", "trainer.devices=8"]
-    wide += ["data.global_batch_size=16", "optimizer=adamw", "model=gpt2", "model.n_layer=4"]
-    told = {}
-    for strategy in ("ddp", "fsdp"):
-        run = arguments("run", [*wide, f"trainer={strategy}", "estimate=true"])
-        done = script_here("train", *run, cwd=tmp_path)
-        assert list(told.setdefault(strategy, dict(line.split(maxsplit=1) for line in done.stdout.splitlines()))) == [
-            *("parameters", "text", "tokens", "arithmetic", "memory", "time", "communication")
-        ]
-    parameters = int(told["ddp"]["parameters"].split(";")[0].replace(",", ""))
-    held = {name: re.findall(r"(?:gradients|optimizer|once) (\d+)", lines["memory"]) for name, lines in told.items()}
-    assert [int(mb) for mb in held["ddp"]] == [round(8 * parameters / 1e6)] * 2
-    block = 12 * 512 * 512 + 13 * 512  # four matrices, biases and norms
-    whole = 2 * 4 * (parameters - 4 * block + 2 * block)
-    assert [int(mb) for mb in held["fsdp"]] == [round(parameters / 1e6)] * 2 + [round(whole / 1e6)]
-
-
-def test_what_is_whole_at_once_is_the_rest_and_two_blocks():
-    model = small_model("qwen3", n_layer=5)
-    blocks = sum(p.numel() for p in model.blocks.parameters())
-    assert at_once(model) == 4 * (model.n_parameters() - blocks * 3 // 5)

@@ -8,7 +8,7 @@ import yaml
 
 from headwise.inspection.recorder import HEADS_COLUMNS
 from headwise.sweep.multirun import note_end
-from headwise.training.metrics import METRICS
+from headwise.training.metrics import METRICS_COLUMNS
 from tests.sweep.small import NASTY
 
 
@@ -18,7 +18,7 @@ def make_run(folder, number, overrides, losses, summary=None, heads=()):
     (run / "attention").mkdir(parents=True)
     (run / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     with (run / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, METRICS, restval="")
+        writer = csv.DictWriter(file, METRICS_COLUMNS, restval="")
         writer.writeheader()
         writer.writerows({"step": step, "seconds": step / 4, "val_loss": loss} for step, loss in losses)
     if summary:

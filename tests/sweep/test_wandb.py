@@ -46,7 +46,7 @@ def test_wandb_agent_trains_with_the_chosen_values(tmp_path):
 
 
 def test_wandb_sweep_minimises_a_metric_that_runs_log():
-    from headwise.training.metrics import METRICS
+    from headwise.training.metrics import METRICS_COLUMNS
 
     assert SWEEP["metric"] == {"name": "val_loss", "goal": "minimize"}
-    assert SWEEP["metric"]["name"] in METRICS
+    assert SWEEP["metric"]["name"] in METRICS_COLUMNS

@@ -1,55 +1,71 @@
-"""The LightningModule: averages over tokens, dropout that nothing between steps can disturb, gradients clipped."""
+"""The LightningModule: losses over tokens, dropout that depends on the step only, clipping, logging, divergence."""
 
+import csv
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from headwise.config import OptimizerConfig, ScheduleConfig
+from headwise.data.datamodule import TextDataModule
 from headwise.data.sampler import ValBatches
+from headwise.errors import RunError
 from headwise.model.gpt import next_token_loss
 from headwise.training.lightning_module import TrainingModule
-from tests.small import small_model, small_tokenizer
+from tests.small import TEXT, small_model, small_tokenizer
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
 
-def module(**sizes):
-    packed = SimpleNamespace(tokenizer=small_tokenizer(), bytes_per_token=lambda split: 1.5)
-    made = TrainingModule(small_model(**sizes), packed, OptimizerConfig(), ScheduleConfig(), seed=3, about={})
-    made._trainer = SimpleNamespace(world_size=1)
-    made.train()
-    return made
+def small_module(**sizes):
+    """A TrainingModule that belongs to a stub trainer."""
+    token_files = SimpleNamespace(tokenizer=small_tokenizer(), bytes_per_token=lambda split: 1.5)
+    module = TrainingModule(small_model(**sizes), token_files, OptimizerConfig(), ScheduleConfig(), seed=3, about={})
+    module._trainer = stub_trainer()
+    return module.train()
 
 
-def test_validation_is_the_mean_over_tokens_however_they_are_batched():
+def stub_trainer(step=0, max_steps=50, accumulate=1, **attributes):
+    """What callbacks and modules read of a Trainer between steps, on one device."""
+    strategy = SimpleNamespace(
+        reduce=lambda value, **_: value, reduce_boolean_decision=lambda decision, all=True: decision
+    )
+    values = {"global_step": step, "max_steps": max_steps, "accumulate_grad_batches": accumulate, "should_stop": False}
+    values |= {"is_global_zero": True, "global_rank": 0, "world_size": 1, "strategy": strategy, "loggers": []}
+    values |= {"fast_dev_run": False, "sanity_checking": False, "state": SimpleNamespace(fn="fit"), "current_epoch": 0}
+    return SimpleNamespace(**values | attributes)
+
+
+def test_val_loss_is_the_mean_over_tokens_however_they_are_batched():
     tokens = np.random.default_rng(0).integers(0, 23, 1009).astype(np.uint16)
-    expected = None
+    chunks = [torch.from_numpy(tokens[i : i + 30].astype(np.int64)) for i in range(0, 1008, 29)]
+    module = small_module().eval()
+    with torch.no_grad():  # window by window, averaged by hand
+        sums = [next_token_loss(module.model(c[None, :-1]), c[None, 1:], reduction="sum") for c in chunks]
+    expected = float(sum(sums)) / 1008
     for rows in (1, 5, 97):
-        source = ValBatches(tokens, 29, 23)
-        source.rows = rows
-        made = module().eval()
-        made.on_validation_epoch_start()
-        with torch.no_grad():
-            for i, batch in enumerate(source):
-                made.validation_step(batch, i)
-        made.on_validation_epoch_end()
-        if expected is None:  # window by window, averaged by hand
-            chunks = [torch.from_numpy(tokens[i : i + 30].astype(np.int64)) for i in range(0, 1008, 29)]
-            with torch.no_grad():
-                sums = [next_token_loss(made.model(c[None, :-1]), c[None, 1:], reduction="sum") for c in chunks]
-            expected = float(sum(sums)) / 1008
-        assert made.val_loss == pytest.approx(expected, rel=1e-5)
-        assert made.val_bits_per_byte == pytest.approx(expected / math.log(2) / 1.5, rel=1e-5)
+        batches = ValBatches(tokens, 29, 23)
+        batches.rows = rows
+        (logged,) = L.Trainer(**QUIET, logger=False).validate(module, batches, verbose=False)
+        assert module.val_loss == pytest.approx(expected, rel=1e-5)
+        assert module.val_bits_per_byte == pytest.approx(expected / math.log(2) / 1.5, rel=1e-5)
+        assert logged["val_loss"] == pytest.approx(module.val_loss)
+        assert logged["val_bits_per_byte"] == pytest.approx(module.val_bits_per_byte)
 
 
-def test_dropout_depends_on_seed_step_and_micro_step_alone():
-    made, batch = module(dropout=0.5), (torch.randint(23, (2, 7)), torch.randint(23, (2, 7)))
+def test_dropout_depends_on_seed_step_and_micro_step_only():
+    module, batch = small_module(dropout=0.5), (torch.randint(23, (2, 7)), torch.randint(23, (2, 7)))
 
     def loss(batch_idx, step):
         torch.rand(11)  # what runs between steps
-        made._trainer = SimpleNamespace(global_step=step, global_rank=0, accumulate_grad_batches=2)
-        return made.training_step(batch, batch_idx)
+        module._trainer = stub_trainer(step, accumulate=2)
+        return module.training_step(batch, batch_idx)
 
     first = loss(batch_idx=4, step=2)
     assert torch.equal(loss(0, 2), first)  # however the batches were counted before
@@ -57,11 +73,86 @@ def test_dropout_depends_on_seed_step_and_micro_step_alone():
     assert not torch.equal(loss(4, 3), first)
 
 
-def test_the_gradient_is_clipped_and_its_norm_before_that_is_kept():
-    made = module()
-    next_token_loss(made.model(torch.randint(23, (2, 7))), torch.randint(23, (2, 7))).backward()
-    before = math.sqrt(sum(float(p.grad.square().sum()) for p in made.parameters()))
-    made.configure_gradient_clipping(torch.optim.SGD(made.parameters(), lr=0.1), before / 2)
-    after = math.sqrt(sum(float(p.grad.square().sum()) for p in made.parameters()))
-    assert float(made.grad_norm) == pytest.approx(before, rel=1e-5)
+def test_train_loss_is_the_mean_over_the_micro_steps():
+    module, losses = small_module(), []
+    module._trainer = stub_trainer(accumulate=3)
+    for i in range(3, 6):
+        batch = torch.randint(23, (2, 7)), torch.randint(23, (2, 7))
+        losses.append(float(module.training_step(batch, i).detach()))
+    assert float(module.train_loss) == pytest.approx(sum(losses) / 3)
+
+
+def test_gradient_is_clipped_and_its_norm_before_that_is_stored():
+    module = small_module()
+    next_token_loss(module.model(torch.randint(23, (2, 7))), torch.randint(23, (2, 7))).backward()
+    before = math.sqrt(sum(float(p.grad.square().sum()) for p in module.parameters()))
+    module.configure_gradient_clipping(torch.optim.SGD(module.parameters(), lr=0.1), before / 2)
+    after = math.sqrt(sum(float(p.grad.square().sum()) for p in module.parameters()))
+    assert float(module.grad_norm) == pytest.approx(before, rel=1e-5)
     assert after == pytest.approx(before / 2, rel=1e-4)
+
+
+def test_divergence_is_named_with_the_number_that_shows_it():
+    module = small_module()
+    module._trainer = stub_trainer(7)
+    module.train_loss, module.grad_norm = torch.tensor(2.0), torch.tensor(1.0)
+    module.raise_if_diverged()
+    module.grad_norm = torch.tensor(math.inf)
+    with pytest.raises(RunError, match="diverged by step 7: its gradient norm is inf"):
+        module.raise_if_diverged()
+    module.grad_norm, module.val_loss, module.val_count = torch.tensor(1.0), math.nan, 1
+    with pytest.raises(RunError, match="its validation loss is nan"):
+        module.raise_if_diverged()
+
+
+def test_divergence_is_also_a_loss_far_above_that_of_guessing():
+    module = small_module()
+    module.train_loss, module.grad_norm = torch.tensor(7.2), torch.tensor(1.0)  # guessing gives ln 23 = 3.14
+    module.raise_if_diverged()
+    module.train_loss = torch.tensor(7.4)
+    wrong = r"its training loss is 7\.4, where guessing gives 3\.14; try a smaller optimizer\.lr"
+    with pytest.raises(RunError, match=wrong):
+        module.raise_if_diverged()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A fit in a plain Trainer of Lightning's, with its own EarlyStopping, ModelCheckpoint and CSVLogger."""
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "my.txt").write_text(TEXT)
+    data = TextDataModule(str(folder / "my.txt"), block_size=17, batch_size=3, cache_dir=str(folder / "cache"))
+    model = small_model(block_size=17, vocab_size=data.tokenizer.vocab_size).train()
+    optimizer, schedule = OptimizerConfig(lr=0.01), ScheduleConfig(kind="linear", warmup_steps=2)
+    module = TrainingModule(model, data.token_files, optimizer, schedule, seed=0, about={})
+    logger = CSVLogger(folder / "logs")
+    best = ModelCheckpoint(folder / "checkpoints", "{step}", monitor="val_loss", save_top_k=1)
+    trainer = L.Trainer(
+        **QUIET,
+        logger=logger,
+        max_steps=11,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=3,
+        num_sanity_val_steps=0,
+        callbacks=[best, EarlyStopping("val_loss")],
+    )
+    trainer.fit(module, data)
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    return SimpleNamespace(trainer=trainer, best=best, rows=rows)
+
+
+def test_plain_trainer_gets_training_values_every_n_steps_and_validation_values_at_validations(plain):
+    train = {row["step"]: row for row in plain.rows if "train_loss" in row}
+    assert sorted(train) == [3, 6, 9]
+    assert all(row["train_loss"] > 0 and row["grad_norm"] > 0 for row in train.values())
+    assert [train[step]["lr"] for step in (3, 6)] == pytest.approx([0.01, 0.01 * (1 - 0.9 * 3 / 9)])
+    assert [row["step"] for row in plain.rows if "val_loss" in row] == [4, 8]
+    assert plain.rows[-1]["step"] == 9
+
+
+def test_plain_trainers_callbacks_can_monitor_val_loss(plain):
+    logged = [row["val_loss"] for row in plain.rows if "val_loss" in row]
+    assert float(plain.best.best_model_score) == pytest.approx(min(logged))
+    assert torch.load(plain.best.best_model_path, weights_only=True)["headwise"]["about"]["step"] in (4, 8)
+    assert float(plain.trainer.early_stopping_callback.best_score) == pytest.approx(min(logged))

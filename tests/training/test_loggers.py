@@ -1,4 +1,4 @@
-"""Loggers: W&B works without an account and without a network; the others say what they need."""
+"""Loggers: W&B without an account and without a network, TensorBoard, none."""
 
 from types import SimpleNamespace
 
@@ -9,12 +9,12 @@ from PIL import Image
 
 from headwise.config import LoggerConfig
 from headwise.errors import UserError
-from headwise.training.loggers import check, close, log_moment, make_logger, whereabouts
+from headwise.training.loggers import close_logger, log_step, make_logger, validate_logger, wandb_run_path
 from tests.read_wandb import history, metrics, wait_until_complete
 
 
 @pytest.fixture
-def nobody(monkeypatch, tmp_path):
+def without_account(monkeypatch, tmp_path):
     """A user without an account."""
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
@@ -35,17 +35,17 @@ def log_of(folder):
     return wait_until_complete(log)
 
 
-def test_wandb_is_offline_for_a_user_without_an_account_and_names_the_way_up(tmp_path, nobody):
+def test_wandb_is_offline_without_an_account_and_names_the_command_that_uploads(tmp_path, without_account):
     logger = make_logger(LoggerConfig(), tmp_path, {"seed": 1})
-    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
-    assert whereabouts(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
-    close(logger, failed=False)
+    log_step([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
+    assert wandb_run_path(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
+    close_logger(logger, failed=False)
     assert {m.glob_name: m.step_metric for m in metrics(log_of(tmp_path))}["*"] == "trainer/global_step"
-    (moment,) = logged(tmp_path)
-    assert (moment["a"], moment["trainer/global_step"]) == (0.5, 7)
+    (row,) = logged(tmp_path)
+    assert (row["a"], row["trainer/global_step"]) == (0.5, 7)
 
 
-def test_a_wandb_that_cannot_start_falls_back_to_offline_with_one_line(tmp_path, nobody, monkeypatch, capsys):
+def test_wandb_that_cannot_start_logs_offline_and_prints_one_line(tmp_path, without_account, monkeypatch, capsys):
     real = wandb.init
 
     def init(mode, **settings):
@@ -56,51 +56,51 @@ def test_a_wandb_that_cannot_start_falls_back_to_offline_with_one_line(tmp_path,
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(wandb, "init", init)
     logger = make_logger(LoggerConfig(), tmp_path, {})
-    log_moment([logger], 1, {"a": 1.0}, {})
-    close(logger, failed=False)
+    log_step([logger], 1, {"a": 1.0}, {})
+    close_logger(logger, failed=False)
     assert "headwise: W&B could not start (no network); logging offline\n" in capsys.readouterr().err
-    assert [moment["a"] for moment in logged(tmp_path)] == [1.0]
+    assert [row["a"] for row in logged(tmp_path)] == [1.0]
 
 
-@pytest.mark.parametrize(("mode", "there"), [("online", "run-20260102_030405-x7y8"), ("offline", None)])
-def test_a_resumed_run_goes_on_with_its_wandb_run_where_there_is_a_network(tmp_path, monkeypatch, mode, there):
+@pytest.mark.parametrize(("mode", "continued"), [("online", "run-20260102_030405-x7y8"), ("offline", None)])
+def test_wandb_continues_the_run_of_a_resumed_training_if_online(tmp_path, monkeypatch, mode, continued):
     for earlier in ("run-20260101_030405-a1b2", "run-20260102_030405-x7y8", "offline-run-20260103_030405-c3d4"):
         (tmp_path / "wandb" / earlier).mkdir(parents=True)
-    asked, started = [], SimpleNamespace(define_metric=lambda *_, **__: None)
+    calls, started = [], SimpleNamespace(define_metric=lambda *_, **__: None)
     monkeypatch.setenv("WANDB_MODE", mode)
-    monkeypatch.setattr(wandb, "init", lambda **settings: asked.append(settings) or started)
+    monkeypatch.setattr(wandb, "init", lambda **settings: calls.append(settings) or started)
     monkeypatch.setattr("headwise.training.loggers.WandbLogger", lambda experiment: None)
     make_logger(LoggerConfig(), tmp_path, {})
-    (settings,) = asked
-    assert (settings.get("id"), settings.get("resume")) == (("x7y8", "allow") if there else (None, None))
+    (settings,) = calls
+    assert (settings.get("id"), settings.get("resume")) == (("x7y8", "allow") if continued else (None, None))
 
 
-def test_csv_and_none_add_nothing_to_the_folder(tmp_path):
+def test_make_logger_adds_nothing_to_the_folder_for_csv_and_none(tmp_path):
     for kind in ("csv", "none"):
         assert make_logger(LoggerConfig(kind=kind), tmp_path, {}) is None
     assert not list(tmp_path.iterdir())
 
 
-def test_tensorboard_without_its_package_is_refused_with_the_remedy(monkeypatch):
+def test_validate_logger_refuses_tensorboard_without_its_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install tensorboard"):
-        check(LoggerConfig(kind="tensorboard"))
+        validate_logger(LoggerConfig(kind="tensorboard"))
 
 
-def test_tensorboard_gets_numbers_and_pictures(tmp_path):
+def test_tensorboard_gets_values_and_images(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = make_logger(LoggerConfig(kind="tensorboard"), tmp_path, {})
-    log_moment([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
+    log_step([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("a")] == [(7, 0.5)]
     assert events.Images("attn/maps/x")[0].step == 7
 
 
-def test_a_disabled_wandb_names_no_run(tmp_path, monkeypatch):
+def test_wandb_run_path_is_none_if_wandb_is_disabled(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     logger = make_logger(LoggerConfig(), tmp_path, {})
-    log_moment([logger], 1, {"a": 1.0}, {})
-    assert whereabouts(logger) is None
-    close(logger, failed=False)
+    log_step([logger], 1, {"a": 1.0}, {})
+    assert wandb_run_path(logger) is None
+    close_logger(logger, failed=False)

@@ -6,7 +6,7 @@ import torch
 from headwise.config import OptimizerConfig
 from headwise.errors import UserError
 from headwise.model.attention import CausalSelfAttention
-from headwise.training.optimizers import make_optimizer, orthogonalized, parameter_groups
+from headwise.training.optimizers import make_optimizer, orthogonalize, parameter_groups
 from tests.presets import PRESETS
 from tests.small import small_model
 
@@ -100,9 +100,9 @@ def test_muon_takes_the_step_of_torchs_own_muon():
 
 
 @pytest.mark.parametrize("shape", [(3, 17, 17), (2, 13, 41), (2, 41, 13)])
-def test_orthogonalized_brings_singular_values_near_one_and_keeps_their_vectors(shape):
+def test_orthogonalize_brings_singular_values_near_one_and_keeps_their_vectors(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    result = orthogonalized(x, 5)
+    result = orthogonalize(x, 5)
     values = torch.linalg.svdvals(result)
     assert values.min() > 0.3
     assert values.max() < 1.3

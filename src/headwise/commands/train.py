@@ -36,12 +36,12 @@ def run(config: DictConfig) -> None:
     """Train with a configuration, and print a summary."""
     if sys.stderr.isatty():
         say("loading torch and lightning, a few seconds")
-    from headwise.training.summary import report
+    from headwise.training.summary import summary_text
     from headwise.training.train import train
 
     summary = train(config)
     if summary:
-        print(report(summary))
+        print(summary_text(summary))
 
 
 def report_sweep(folder: Path) -> None:
@@ -62,5 +62,5 @@ def train(*overrides: str) -> dict[str, Any]:
     config = compose("train", list(overrides))
     check_config(config, TrainConfig)
     folder = Path(config.run_dir)
-    how_to_resume = f"the same call with resume=auto run_dir={folder} continues from its last checkpoint"
-    return run_training(config, RunInfo(folder, list(overrides), how_to_resume)) or {}
+    resume_hint = f"the same call with resume=auto run_dir={folder} continues from its last checkpoint"
+    return run_training(config, RunInfo(folder, list(overrides), resume_hint)) or {}

@@ -1,7 +1,8 @@
-"""The processes of a run, one for each device, before torch connects them: which one this is, and what they agree on.
+"""The processes of a run, one for each device, before torch connects them: which one this is, and what it takes from
+the first.
 
-torchrun and SLURM's srun start all of them at once; without these Lightning starts the others when training begins, by
-which time the first has settled everything. Torch is not imported until there is something to agree on.
+torchrun and SLURM's srun start all processes at once. Without them Lightning starts the others when training begins,
+after the first has prepared everything. Torch is imported only if there are several processes.
 """
 
 from __future__ import annotations
@@ -21,37 +22,37 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 T = TypeVar("T")
-PATIENCE = 5.0  # seconds that the others leave to the first to say what is wrong with all of them
+GRACE_SECONDS = 5.0  # in which the first process can print an error that all of them have
 TASKS_PER_NODE = "srun: give --ntasks-per-node=N, one for each device of a node"
-LONGEST = timedelta(days=1)  # that the others wait for the first to prepare a text
+STORE_TIMEOUT = timedelta(days=1)  # the first process may prepare a large text
 
 
 @dataclass(frozen=True)
-class Started:
-    """How a process was started together with the others of its run."""
+class ExternalLaunch:
+    """How torchrun or srun started this process together with the others of its run."""
 
     by: str  # torchrun, srun
     rank: int  # of this process, from 0 on
-    world: int  # processes, on all nodes
-    local: int  # processes on this node, or 0 where it is not known
+    world_size: int  # processes on all nodes
+    local_world_size: int  # processes on this node, or 0 if unknown
 
 
-def started() -> Started | None:
-    """Who started this process with others; None if it is alone, or Lightning's own."""
+def started() -> ExternalLaunch | None:
+    """Return how torchrun or srun started this process; None if it is alone or Lightning started it."""
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
-        rank, world, local = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        return Started("torchrun", rank, world, local)
+        rank, world_size, local = (int(env[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        return ExternalLaunch("torchrun", rank, world_size, local)
     interactive = env.get("SLURM_JOB_NAME") in ("bash", "interactive")  # a shell in a job, as Lightning sees it
     if int(env.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in env and not interactive:
         local = int(env.get("SLURM_NTASKS_PER_NODE", 0))
-        return Started("srun", int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), local)
+        return ExternalLaunch("srun", int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), local)
     return None
 
 
 @cache
 def end_with_parent() -> None:
-    """From now on leave when the process that started this one is gone, however it went."""
+    """Start a thread that ends this process as soon as its parent process is gone."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -63,50 +64,50 @@ def end_with_parent() -> None:
 
 
 def rank() -> int:
-    """0 for the first process of the run, which alone speaks and writes."""
-    together = started()
-    if together:
-        return together.rank
-    return int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0))  # what Lightning gives its own
+    """Return 0 in the first process of the run, the only one that prints and writes, and another number elsewhere."""
+    launch = started()
+    if launch:
+        return launch.rank
+    return int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0))  # as Lightning sets them
 
 
-def agreed(name: str, make: Callable[[], str]) -> str:
-    """What the first process makes of it, for all; the others wait until it is made."""
-    together = started()
-    if together is None:
+def broadcast(name: str, make: Callable[[], str]) -> str:
+    """Return the value that the first process makes; the others wait for it. `name` is its key in the store."""
+    launch = started()
+    if launch is None:
         return make()
-    store = meeting_place()
-    if together.rank == 0:
+    shared = store()
+    if launch.rank == 0:
         value = make()
-        store.set(name, value)
+        shared.set(name, value)
         return value
     try:
-        return store.get(name).decode()
+        return shared.get(name).decode()
     except RuntimeError as error:  # torch has no one kind of error for it
         raise RunError("the first process of the run has ended, or cannot be reached; it says why") from error
 
 
-def first_then_others(name: str, make: Callable[[], T]) -> T:
-    """What `make` gives, made by the first process and only then by the others, who find what it has left on disk."""
+def rank_zero_first(name: str, make: Callable[[], T]) -> T:
+    """Return `make()`, called by the first process and then by the others, which find its files on disk."""
     made = [make()] if rank() == 0 else []
-    agreed(name, lambda: "made")
+    broadcast(name, lambda: "made")
     return made[0] if made else make()
 
 
 @cache
-def meeting_place() -> Store:
-    """Where the processes find each other; torch's own process group meets there as well."""
+def store() -> Store:
+    """Return the store that connects the processes; torch's process group uses the same one."""
     import torch.distributed as dist
 
-    together = started()
-    assert together is not None
-    if together.by == "srun":
-        require(together.local > 0, TASKS_PER_NODE)
+    launch = started()
+    assert launch is not None
+    if launch.by == "srun":
+        require(launch.local_world_size > 0, TASKS_PER_NODE)
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
-    store, _, _ = next(dist.rendezvous("env://", together.rank, together.world))
-    store.set_timeout(LONGEST)
+    shared, _, _ = next(dist.rendezvous("env://", launch.rank, launch.world_size))
+    shared.set_timeout(STORE_TIMEOUT)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"headwise/{attempt}", store)
+    return dist.PrefixStore(f"headwise/{attempt}", shared)

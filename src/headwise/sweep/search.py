@@ -40,8 +40,8 @@ from headwise.sweep.rows import Row, read_runs, short, split_override
 from headwise.sweep.space import Dimension, combinations, grid, read_space
 from headwise.sweep.study import N_TRIALS, PRUNERS, SAMPLERS, ClaimedTrial, SharedStudy, open_study
 from headwise.training.lightning_module import TrainingModule
-from headwise.training.metrics import losses
-from headwise.training.train import RunInfo, check, info_of_job, silence_lightning, train
+from headwise.training.metrics import read_losses
+from headwise.training.train import RunInfo, info_of_job, silence_lightning, train, validate_run
 
 MAX_STARTS = 3  # a trial whose process died so many times fails
 
@@ -56,7 +56,7 @@ class PruningCallback(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the losses that a killed process had written to metrics.csv and not yet reported."""
         warnings.filterwarnings("ignore", message=".*already reported")  # Optuna then keeps the first
-        for step, loss in losses(self.metrics_file)["val"]:
+        for step, loss in read_losses(self.metrics_file)["val"]:
             self.trial.report(loss, step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -229,7 +229,7 @@ def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
                 overrides = [override for part in (*corner[:place], end, *corner[place + 1 :]) for override in part]
                 try:
                     config = cast(TrainConfig, OmegaConf.to_object(compose_run([*given, *overrides], folder)))
-                    devices = check(config).count
+                    devices = validate_run(config).count
                     require(devices == 1, f"trainer.devices={devices}: a trial of a sweep trains on one device")
                     break
                 except UserError as error:

@@ -1,7 +1,7 @@
-"""What happens beside training: progress, checkpoints, text samples, attention maps (numbers are in metrics.py).
+"""What a run does beside training: progress, checkpoints, early stopping, text samples, attention maps.
 
-Each is thin. None of them touches the model, its mode or the random state, so a run's losses are the same with
-and without them, bit for bit.
+No callback changes the model, its mode or the random state: a run's losses are the same with and without them, bit for
+bit. Steps are optimizer steps, Lightning's global step.
 """
 
 from __future__ import annotations
@@ -10,40 +10,96 @@ import math
 import re
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headwise.console import say
-from headwise.distributed.strategies import whole_model
+from headwise.distributed.strategies import gather_model
 from headwise.files import atomic_write, write_text
 from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.inspection.recorder import Recorder
-from headwise.model.gpt import eval_mode
-from headwise.training.clock import Clock, Stopwatch, step_ended
-from headwise.training.lightning_module import TrainingModule
-from headwise.training.loggers import log_moment
-from headwise.training.metrics import refuse_to_diverge
+from headwise.model.gpt import GPT, eval_mode
+from headwise.training.lightning_module import TrainingModule, step_ended
+from headwise.training.loggers import log_step
 
-PICTURED = 50  # looks with pictures in a run, at most: W&B asks for fewer than a thousand files
+MAX_PICTURES = 50  # snapshots of a run that are drawn: W&B asks for fewer than a thousand files
+
+
+class EveryNSteps(Callback):
+    """Callback that runs `on_nth_step` after every n-th optimizer step and after the last, or never if n is None."""
+
+    def __init__(self, every_n_steps: int | None):
+        self.every_n_steps = every_n_steps
+
+    def is_due_at(self, step: int, max_steps: int) -> bool:
+        """Return whether the callback runs after this step."""
+        return self.every_n_steps is not None and (step % self.every_n_steps == 0 or step == max_steps)
+
+    def is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        """Return whether the callback runs at the end of this batch."""
+        return step_ended(trainer, batch_idx) and self.is_due_at(trainer.global_step, trainer.max_steps)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        if self.is_due(trainer, batch_idx):
+            self.on_nth_step(trainer, pl_module)
+
+    def on_nth_step(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        """Do what is due."""
+
+
+class Stopwatch:
+    """Measure the seconds of training: wall time from start to stop, without the blocks in `paused`."""
+
+    def __init__(self) -> None:
+        self.seconds_before = 0.0  # until it was stopped last
+        self.started: float | None = None  # time.perf_counter() when it was started last; None while stopped
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return self.seconds_before + (0.0 if self.started is None else time.perf_counter() - self.started)
+
+    def start(self) -> None:
+        """Start or continue, unless it is running."""
+        self.started = self.started or time.perf_counter()
+
+    def stop(self) -> None:
+        """Stop until the next start."""
+        self.seconds_before, self.started = self.seconds, None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop for the length of a `with` block."""
+        was_running = self.started is not None
+        self.stop()
+        yield
+        if was_running:
+            self.start()
 
 
 class ProgressBar(Callback):
-    """A bar in a terminal; elsewhere a line for each validation. Both on standard error."""
+    """Show a progress bar in a terminal, and print a line at each validation, both on standard error."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started, self.first = time.monotonic(), trainer.global_step
+        self.start_time, self.first_step = time.monotonic(), trainer.global_step
         if self.console.is_terminal and trainer.is_global_zero:
             losses = TextColumn("{task.description}")
             columns = [MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(), losses]  # in 80 columns
@@ -55,26 +111,29 @@ class ProgressBar(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.bar and trainer.global_step % 10 == 0:
-            assert isinstance(pl_module, TrainingModule)
-            text = f"train {float(pl_module.train_loss):.3f}"
-            text += "" if math.isnan(pl_module.val_loss) else f"  val {pl_module.val_loss:.3f}"
-            self.bar.update(self.task, completed=trainer.global_step, description=text)
+            self.update(trainer, pl_module)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        taken = time.monotonic() - self.started
-        train = float(pl_module.train_loss)
-        left = taken / max(1, trainer.global_step - self.first) * (trainer.max_steps - trainer.global_step)
-        line = f"step {trainer.global_step:>6}/{trainer.max_steps}  train {train:.4f}"
-        line += f"  val {pl_module.val_loss:.4f}  {taken:.0f} s, {left:.0f} s left"
+    def update(self, trainer: L.Trainer, module: Any) -> None:
+        """Show the step and the latest losses in the bar."""
+        assert self.bar
+        losses = f"train {float(module.train_loss):.3f}"
+        losses += "" if math.isnan(module.val_loss) else f"  val {module.val_loss:.3f}"
+        self.bar.update(self.task, completed=trainer.global_step, description=losses)
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        seconds = time.monotonic() - self.start_time
+        left = seconds / max(1, trainer.global_step - self.first_step) * (trainer.max_steps - trainer.global_step)
+        line = f"step {trainer.global_step:>6}/{trainer.max_steps}  train {float(pl_module.train_loss):.4f}"
+        line += f"  val {pl_module.val_loss:.4f}  {seconds:.0f} s, {left:.0f} s left"
         if self.bar:
             self.bar.console.print(line, highlight=False)
-            self.bar.update(self.task, description=f"train {train:.3f}  val {pl_module.val_loss:.3f}")
-        elif trainer.is_global_zero:
+            self.update(trainer, pl_module)
+        else:
             print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
-        """Give the terminal back."""
+        """Remove the bar from the terminal."""
         if self.bar:
             self.bar.stop()
             self.bar = None
@@ -88,63 +147,70 @@ class ProgressBar(Callback):
         self.stop()
 
 
-class Checkpoints(Clock, Checkpoint):
-    """best.ckpt, of the lowest validation loss, and last.ckpt: at each validation, the latter every n steps too where
-    asked for; ends the run once `patience` validations in a row have brought no new best. As one of Lightning's
-    checkpoint callbacks it runs after all others, so what it saves knows of the latest validation."""
+class EarlyStopping(LightningEarlyStopping):
+    """Lightning's EarlyStopping on val_loss. A stopped run stays stopped when it is resumed, unless `patience` is
+    raised; None never stops."""
 
-    def __init__(
-        self, folder: Path, every_n_steps: int | None, val_every: int, patience: int | None, stopwatch: Stopwatch
-    ):
-        super().__init__(every_n_steps)
-        self.folder, self.validation, self.patience, self.stopwatch = folder, Clock(val_every), patience, stopwatch
-        self.best, self.waited = math.inf, 0
-
-    def state_dict(self) -> dict:
-        return {"best": self.best, "waited": self.waited}
+    def __init__(self, patience: int | None):
+        super().__init__("val_loss", patience=patience or sys.maxsize, check_on_train_epoch_end=False)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.best, self.waited = state_dict["best"], state_dict["waited"]
+        super().load_state_dict(state_dict | {"patience": self.patience})  # which the user may have changed
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not (self.folder / "best.ckpt").exists():  # gone on with in another folder
-            self.best = math.inf
-        trainer.should_stop = self.out_of_patience()  # stopped before, and interrupted before its summary
+        trainer.should_stop = self.wait_count >= self.patience  # stopped, and then interrupted before its summary
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.wait_count >= self.patience:
+            say(f"step {trainer.global_step}: no better for {self.wait_count} validations; stopping early")
+
+
+class Checkpoints(EveryNSteps, Checkpoint):
+    """Write best.ckpt, of the lowest validation loss, and last.ckpt: at each validation, the latter every n steps too.
+    As one of Lightning's checkpoint callbacks it runs after all others, and saves their state after the validation."""
+
+    def __init__(self, folder: Path, every_n_steps: int | None, val_every: int, stopwatch: Stopwatch):
+        super().__init__(every_n_steps)
+        self.folder, self.validation, self.stopwatch = folder, EveryNSteps(val_every), stopwatch
+        self.best = math.inf
+
+    def state_dict(self) -> dict:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not (self.folder / "best.ckpt").exists():  # resumed from a run in another folder
+            self.best = math.inf
+            if trainer.early_stopping_callback:
+                trainer.early_stopping_callback.best_score = torch.tensor(math.inf)
+
+    def is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         if not step_ended(trainer, batch_idx):
             trainer.should_stop = False  # a stop waits for the step's end; the time limit will ask again
-        if self.due(trainer, batch_idx) and not self.validation.due(trainer, batch_idx):
-            self.save(trainer, "last.ckpt")
+        return super().is_due(trainer, batch_idx) and not self.validation.is_due(trainer, batch_idx)
+
+    def on_nth_step(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        self.save(trainer, "last.ckpt")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
-        better = pl_module.val_loss < self.best
-        self.best, self.waited = min(self.best, pl_module.val_loss), 0 if better else self.waited + 1
-        if better:
+        if pl_module.val_loss < self.best:
+            self.best = pl_module.val_loss
             self.save(trainer, "best.ckpt")
         self.save(trainer, "last.ckpt")
-        if self.out_of_patience():
-            trainer.should_stop = True
-            if trainer.is_global_zero:
-                say(f"step {trainer.global_step}: no better for {self.waited} validations; stopping early")
-
-    def out_of_patience(self) -> bool:
-        """Whether the run is to stop early."""
-        return self.patience is not None and self.waited >= self.patience
 
     def save(self, trainer: L.Trainer, name: str) -> None:
-        """Write a checkpoint, whole or not at all: by the first device, though all take part."""
+        """Write a checkpoint, whole or not at all. All devices take part, and the first writes."""
         writing = atomic_write(self.folder / name) if trainer.is_global_zero else nullcontext(self.folder / name)
         with self.stopwatch.paused(), writing as file:
             trainer.save_checkpoint(file, weights_only=False)
 
 
-class TextSamples(Clock):
-    """samples.txt: how the model continues one prompt, every n steps. The same seed each time, so that what
-    changes is the model."""
+class TextSamples(EveryNSteps):
+    """Write to samples.txt how the model continues one prompt, every n steps, always with the same seed."""
 
     def __init__(
         self,
@@ -159,89 +225,75 @@ class TextSamples(Clock):
         self.path, self.prompt, self.tokens, self.temperature = path, prompt, tokens, temperature
         self.stopwatch = stopwatch
 
+    @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what was sampled up to the step the run goes on from."""
-        if not trainer.is_global_zero:
-            return
-        kept = {step: text for step, text in read_samples(self.path).items() if step <= trainer.global_step}
-        write_text(self.path, "".join(f"==== step {step}\n{text}" for step, text in kept.items()))
+        """Remove samples of later steps than the one to resume from."""
+        samples = {step: text for step, text in read_samples(self.path).items() if step <= trainer.global_step}
+        write_text(self.path, "".join(f"==== step {step}\n{text}" for step, text in samples.items()))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not self.due(trainer, batch_idx):
-            return
-        assert isinstance(pl_module, TrainingModule)
-        refuse_to_diverge(trainer, pl_module)
-        model = whole_model(pl_module.model, trainer)
+    def on_nth_step(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        module.raise_if_diverged()
+        model = gather_model(module.model, trainer)
         if model is None:
             return
-        eager = torch.compiler.set_stance("force_eager")  # each length would compile anew
+        eager = torch.compiler.set_stance("force_eager")  # or each length would be compiled
         with self.stopwatch.paused(), eval_mode(model), eager:
             new = generate_tokens(model, [self.prompt], self.tokens, Sampling(temperature=self.temperature), [0])
             ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"==== step {trainer.global_step}\n{pl_module.tokenizer.decode(self.prompt + ids)}\n\n")
+            file.write(f"==== step {trainer.global_step}\n{module.tokenizer.decode(self.prompt + ids)}\n\n")
 
 
 def read_samples(path: Path) -> dict[int, str]:
-    """samples.txt as {step: text}."""
+    """Return the contents of samples.txt as {step: text}."""
     written = path.read_text(encoding="utf-8") if path.exists() else ""
     _, *parts = re.split(r"^==== step (\d+)\n", written, flags=re.MULTILINE)
     return {int(step): text for step, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-class AttentionMaps(Clock):
-    """attention/: what the recorder sees before the first step, after 1, 4, 16, ... and every n, and at the end; the
-    same in the logger. Pictures are kept few enough for any length of run."""
+class AttentionMaps(EveryNSteps):
+    """Take snapshots of the attention with a Recorder, and pass them to the loggers: before the first step, after 1, 4,
+    16, ... up to n, then every n steps, and at the end. At most MAX_PICTURES of them are drawn after step n."""
 
     def __init__(self, recorder: Recorder, every_n_steps: int | None, stopwatch: Stopwatch):
         super().__init__(every_n_steps)
         self.recorder, self.stopwatch = recorder, stopwatch
 
-    def due_at(self, trainer: L.Trainer, step: int) -> bool:
-        """At powers of four up to n, then every n; the last look has its own place, on_fit_end."""
-        if self.every is None or step >= trainer.max_steps:
+    def is_due_at(self, step: int, max_steps: int) -> bool:
+        if self.every_n_steps is None or step >= max_steps:  # the last step's is on_fit_end's
             return False
         power_of_four = step.bit_count() == 1 and step % 3 == 1
-        return step % self.every == 0 if step >= self.every else power_of_four
+        return step % self.every_n_steps == 0 if step >= self.every_n_steps else power_of_four
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.every is None:
+        assert isinstance(pl_module, TrainingModule)
+        if self.every_n_steps is None:
             return
         if trainer.is_global_zero:
             self.recorder.begin(trainer.global_step)
         if trainer.global_step == 0:
-            self.record(trainer, pl_module)
+            self.record(trainer, pl_module.model)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.due(trainer, batch_idx):
-            assert isinstance(pl_module, TrainingModule)
-            refuse_to_diverge(trainer, pl_module)
-            self.record(trainer, pl_module)
+    def on_nth_step(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        module.raise_if_diverged()
+        self.record(trainer, module.model)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The last look; also where the run was interrupted after its last step and this is all that is left to do."""
-        if self.every is None:
-            return
+        """Take the last snapshot, also of a run that was interrupted after its last step."""
         assert isinstance(pl_module, TrainingModule)
-        model = whole_model(pl_module.model, trainer)
+        model = gather_model(pl_module.model, trainer) if self.every_n_steps else None
+        if model is not None:
+            last = self.recorder.finish(model, trainer.global_step)
+            log_step(trainer.loggers, last.step, last.chart_values, last.pictures, self.recorder.page, last.rows)
+
+    def record(self, trainer: L.Trainer, sharded: GPT) -> None:
+        """Take a snapshot on the first device, and pass it to the loggers in one call."""
+        model = gather_model(sharded, trainer)
         if model is None:
             return
-        last = self.recorder.finish(model, trainer.global_step)
-        log_moment(trainer.loggers, last.step, last.chart_values, last.pictures, self.recorder.page, last.rows)
-
-    def record(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record this step and pass it to the loggers in one call."""
-        assert isinstance(pl_module, TrainingModule)
-        model = whole_model(pl_module.model, trainer)
-        if model is None:  # one device records
-            return
-        assert self.every is not None
-        between = self.every * -(-trainer.max_steps // (self.every * PICTURED))
-        pictures = trainer.global_step < self.every or trainer.global_step % between == 0
+        assert self.every_n_steps is not None
+        between = self.every_n_steps * -(-trainer.max_steps // (self.every_n_steps * MAX_PICTURES))
+        pictures = trainer.global_step < self.every_n_steps or trainer.global_step % between == 0
         with self.stopwatch.paused():
             snapshot = self.recorder.record(model, trainer.global_step, pictures)
-            log_moment(trainer.loggers, snapshot.step, snapshot.chart_values, snapshot.pictures)
+            log_step(trainer.loggers, snapshot.step, snapshot.chart_values, snapshot.pictures)

@@ -1,9 +1,14 @@
-"""The LightningModule: how one batch becomes a loss, and which optimizer follows it."""
+"""The LightningModule of training: the loss of a batch, and the optimizer.
+
+    module = TrainingModule(model, token_files, OptimizerConfig(), ScheduleConfig(), seed=0, about={})
+    L.Trainer(max_steps=100, callbacks=[EarlyStopping("val_loss")]).fit(module, datamodule)
+
+Dimensions: inputs and targets are [B, T] token ids.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -15,77 +20,95 @@ from torch import Tensor
 from headwise.checkpoint import checkpoint_entry
 from headwise.config import OptimizerConfig, ScheduleConfig
 from headwise.data.token_files import TokenFiles
-from headwise.distributed.strategies import compile_in_place, number, shard
+from headwise.distributed.strategies import compile_in_place, full_scalar, shard_model
+from headwise.errors import RunError
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
 from headwise.training.optimizers import make_optimizer
 from headwise.training.schedules import multiplier
 
+DIVERGED = 2  # a loss above this many times that of guessing is a divergence
+
+
+def step_ended(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Return whether this batch ended an optimizer step, rather than adding to an accumulated gradient."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
 
 class TrainingModule(L.LightningModule):
-    """Trains a GPT to predict the next token. `about` goes into every checkpoint, as plain values."""
+    """LightningModule that trains a GPT to predict the next token.
+
+    Logs train_loss, lr and grad_norm every `log_every_n_steps` of its Trainer, and val_loss and val_bits_per_byte at
+    each validation: to callbacks such as EarlyStopping, and to the Trainer's loggers unless `log_to_loggers` is False.
+    `about` is written into every checkpoint, as plain values.
+    """
 
     def __init__(
         self,
         model: GPT,
-        packed: TokenFiles,
+        token_files: TokenFiles,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
         seed: int,
         about: dict,
         compile: bool = False,
+        log_to_loggers: bool = True,
     ):
         super().__init__()
-        self.model, self.tokenizer = model, packed.tokenizer
+        self.model, self.tokenizer = model, token_files.tokenizer
         self.optimizer_config, self.schedule_config = optimizer, schedule
         self.seed, self.about, self.compile_model = seed, about, compile
-        self.bytes_per_val_token = packed.bytes_per_token("val")
+        self.log_flags: Any = {} if log_to_loggers else {"logger": False}
+        self.bytes_per_val_token = token_files.bytes_per_token("val")
         self.train_loss = torch.tensor(math.nan)  # of the latest step: the mean over its micro-batches
         self.grad_norm = torch.tensor(math.nan)  # of the latest step, before clipping
         self.last_lr = math.nan  # the latest step's learning rate (AdamW's)
-        self.watch_update: Callable[[int], bool] = lambda step: False  # whether to measure the step that is taken next
-        self.update_ratio = math.nan  # of the latest step measured: how far the weights moved, as a part of their norm
         self.val_loss = self.val_bits_per_byte = math.nan  # of the latest validation
         self.val_sum, self.val_count = 0.0, 0
 
     def configure_model(self) -> None:
-        """Lightning calls it once the processes are connected and before there is an optimizer: what has to be done to
-        the model for the devices is done here."""
+        """Shard and compile the model. Lightning calls it once the processes are connected and before there is an
+        optimizer."""
         if self.device_mesh is not None:
-            shard(self.model, self.device_mesh["data_parallel"])
+            shard_model(self.model, self.device_mesh["data_parallel"])
         if self.compile_model:
             compile_in_place(self.model)
             self.compile_model = False  # once
 
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = make_optimizer(self.model, self.optimizer_config)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_multiplier)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_multiplier(self, step: int) -> float:
+        """Return the schedule's multiplier of the learning rates for optimizer step `step`, counted from 0."""
+        return multiplier(step, self.schedule_config, self.trainer.estimated_stepping_batches)
+
     def on_train_start(self) -> None:
-        """Rates are those of the schedule, also of a longer one than the checkpoint knew."""
+        """Set the rates that the schedule gives for this step; the checkpoint's are those of a shorter run if
+        max_steps was raised."""
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * multiplier(
-                self.global_step, self.schedule_config, self.trainer.max_steps
-            )
+            group["lr"] = group["initial_lr"] * self.lr_multiplier(self.global_step)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
-        self.seed_devices(self.draw_seed(batch_idx))
+        micro_step = batch_idx % self.trainer.accumulate_grad_batches
+        self.seed_devices(micro_step)
         loss = next_token_loss(self.model(inputs), targets)
-        micro = batch_idx % self.trainer.accumulate_grad_batches
-        self.train_loss = loss.detach() if micro == 0 else self.train_loss.lerp(loss.detach(), 1 / (micro + 1))
+        first, latest = micro_step == 0, loss.detach()
+        self.train_loss = latest if first else self.train_loss.lerp(latest, 1 / (micro_step + 1))
         return loss
 
-    def seed_devices(self, seed: int) -> None:
-        """Seed what dropout draws from. (torch.manual_seed keeps a stack trace for each device that is not there, at
-        every call: milliseconds, and memory that grows.)"""
+    def seed_devices(self, micro_step: int) -> None:
+        """Seed the generators that dropout draws from, by (seed, step, micro-step, rank): what runs between steps does
+        not change the training, and a resumed run needs no saved random state. (torch.manual_seed keeps a stack trace
+        for each device that is absent, at every call: milliseconds, and memory that grows.)"""
+        entropy = (self.seed, self.global_step, micro_step, self.global_rank)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         elif self.device.type == "mps":
             torch.mps.manual_seed(seed)
-
-    def draw_seed(self, batch_idx: int) -> int:
-        """What dropout draws from: (seed, step, micro-step, rank). So nothing that runs between steps can disturb it,
-        and a resumed run needs no saved random state."""
-        micro = batch_idx % self.trainer.accumulate_grad_batches
-        entropy = (self.seed, self.global_step, micro, self.global_rank)
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
     def configure_gradient_clipping(
         self,
@@ -93,20 +116,18 @@ class TrainingModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Scale the gradient down to norm `gradient_clip_val`, and keep the norm it had and the rate for the log."""
+        """Scale the gradient down to norm `gradient_clip_val`; store its norm before that, and the learning rate."""
         self.last_lr = optimizer.param_groups[-1]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = number(torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
+        self.grad_norm = full_scalar(torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's, and how far it moved the weights where that is watched."""
-        watched = self.watch_update(self.global_step + 1)
-        before = [p.detach().clone() for p in self.parameters()] if watched else []
-        super().optimizer_step(*args, **kwargs)
-        if watched:
-            moved = [p.detach() - b for p, b in zip(self.parameters(), before, strict=True)]
-            norm = torch.nn.utils.get_total_norm
-            self.update_ratio = float(number(norm(moved)) / number(norm(before)))
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log every n steps and not in between: each self.log takes 2 to 3 ms."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
+        if every and step_ended(self.trainer, batch_idx) and self.global_step % every == 0:
+            self.log("train_loss", self.train_loss, sync_dist=True, **self.log_flags)
+            values: Any = {"lr": self.last_lr, "grad_norm": self.grad_norm, "step": float(self.global_step)}
+            self.log_dict(values, **self.log_flags)
 
     def on_validation_epoch_start(self) -> None:
         self.val_sum, self.val_count = 0.0, 0
@@ -118,19 +139,33 @@ class TrainingModule(L.LightningModule):
         self.val_count += int((targets != IGNORE).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """The mean over every token of all devices, not over batches."""
+        """Compute the mean over every token of all devices, not over batches, and log it."""
         both = torch.tensor([self.val_sum, self.val_count], dtype=torch.float64)
         if self.trainer.world_size > 1:  # not every device has float64
             both = self.trainer.strategy.reduce(both.to(self.device), reduce_op="sum")
         self.val_loss = float(both[0] / both[1])
         self.val_bits_per_byte = self.val_loss / math.log(2) / self.bytes_per_val_token
+        values = {"val_loss": self.val_loss, "val_bits_per_byte": self.val_bits_per_byte}
+        self.log_dict(values | {"step": float(self.global_step)}, sync_dist=True, **self.log_flags)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = make_optimizer(self.model, self.optimizer_config)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: multiplier(step, self.schedule_config, self.trainer.max_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def raise_if_diverged(self) -> None:
+        """Raise RunError if a loss, the gradient or the weights are not finite, or a loss is far above that of
+        guessing. Checkpoints stay as they are."""
+        guessing = math.log(self.model.config.vocab_size)
+        weights = full_scalar(torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]))
+        latest = {"training loss": self.train_loss, "gradient norm": self.grad_norm, "weights' norm": weights}
+        values = {name: float(self.trainer.strategy.reduce(value)) for name, value in latest.items()}  # of all devices
+        if self.val_count:  # validated at least once
+            values["validation loss"] = self.val_loss
+        for name, value in values.items():
+            too_high = name.endswith("loss") and value > DIVERGED * guessing + 1
+            if too_high or not math.isfinite(value):
+                than = f", where guessing gives {guessing:.3g}" if too_high else ""
+                raise RunError(
+                    f"the training diverged by step {self.global_step}: its {name} is {value:.4g}{than}; try a smaller "
+                    f"optimizer.lr{' and optimizer.muon_lr' if self.optimizer_config.kind == 'muon' else ''} or a "
+                    "longer schedule.warmup_steps. Checkpoints, where there are any, are from before it"
+                )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         about = self.about | {"step": self.global_step, "val_loss": self.val_loss}

@@ -1,4 +1,4 @@
-"""Where numbers and pictures go beside the run's folder, by name: wandb, tensorboard, csv, none."""
+"""Where values and pictures of a run go besides its folder, by name: wandb, tensorboard, csv, none."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from headwise.console import say
 from headwise.errors import choose, require
 
 
-def wandb_logger(config: LoggerConfig, folder: Path, about: dict, name: str | None, sweep: str | None) -> Logger:
-    """The real W&B client: online after `wandb login` or with WANDB_MODE=online, else offline in the folder. The runs
-    of a sweep are one group, named by what tells them apart.
+def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str | None, sweep: str | None) -> Logger:
+    """Return a logger of Weights & Biases: online after `wandb login` or with WANDB_MODE=online, otherwise offline in
+    the run's folder. The runs of a sweep form a group.
 
-    A start that fails (no network, say) falls back to offline, so that no training is lost to it. A resumed run goes on
-    with its W&B run, or offline, where that cannot be, begins another of the same group.
+    If W&B cannot start, for example without a network, it logs offline. A resumed run continues its online W&B run;
+    offline it starts another one of the same group.
     """
     import wandb
 
@@ -34,14 +34,14 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict, name: str | No
         "name": name or config.name or folder.name,
         "group": config.name or sweep or folder.name,
         "dir": folder,
-        "config": about,
-        "settings": wandb.Settings(init_timeout=20, silent=True),  # the run's report says where it is
+        "config": run_config,
+        "settings": wandb.Settings(init_timeout=20, silent=True),  # the summary names the run's path
     }
     earlier = sorted(folder.glob("wandb/run-*"))  # W&B's own folders of runs online: run-TIME-ID
     resumed: Any = {"id": earlier[-1].name.split("-")[-1], "resume": "allow"} if earlier and mode == "online" else {}
     try:
         run = wandb.init(mode=mode, **settings, **resumed)
-    except Exception as error:  # whatever it was, training goes on; the reason is said
+    except Exception as error:  # whatever it is, training continues
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         say(f"W&B could not start ({reason}); logging offline")
         run = wandb.init(mode="offline", **settings)
@@ -51,44 +51,43 @@ def wandb_logger(config: LoggerConfig, folder: Path, about: dict, name: str | No
 
 
 def tensorboard_logger(config: LoggerConfig, folder: Path, *_: Any) -> Logger:
-    """TensorBoard event files in the folder."""
+    """Return a logger that writes TensorBoard event files to the run's folder."""
     return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
 
 
 def no_logger(config: LoggerConfig, folder: Path, *_: Any) -> None:
-    """Nothing: the run's folder has metrics.csv, heads.csv and the pictures with every logger."""
+    """Return None. The run's folder has metrics.csv, heads.csv and the pictures with every logger."""
 
 
 LOGGERS = {"wandb": wandb_logger, "tensorboard": tensorboard_logger, "csv": no_logger, "none": no_logger}
 
 
-def check(config: LoggerConfig) -> None:
-    """Raise UserError if there is no such logger, or its package is missing."""
+def validate_logger(config: LoggerConfig) -> None:
+    """Raise UserError if there is no such logger, or its package is not installed."""
     choose("logger.kind", config.kind, LOGGERS)
     if config.kind == "wandb" and os.environ.get("WANDB_MODE"):
         choose("WANDB_MODE", os.environ["WANDB_MODE"], {mode: mode for mode in ("online", "offline", "disabled")})
-    there = config.kind != "tensorboard" or importlib.util.find_spec("tensorboard") is not None
-    require(there, "logger=tensorboard needs the tensorboard package: pip install tensorboard")
+    installed = config.kind != "tensorboard" or importlib.util.find_spec("tensorboard") is not None
+    require(installed, "logger=tensorboard needs the tensorboard package: pip install tensorboard")
 
 
 def make_logger(
-    config: LoggerConfig, folder: Path, about: dict, name: str | None = None, sweep: str | None = None
+    config: LoggerConfig, folder: Path, run_config: dict, name: str | None = None, sweep: str | None = None
 ) -> Logger | None:
-    """The logger that the configuration names, or None; `about` is the run's configuration. A run of a `sweep` has a
-    `name` there."""
-    return choose("logger.kind", config.kind, LOGGERS)(config, folder, about, name, sweep)
+    """Return the logger that the configuration names, or None. `name` and `sweep` are those of a run of a sweep."""
+    return choose("logger.kind", config.kind, LOGGERS)(config, folder, run_config, name, sweep)
 
 
-def log_moment(
+def log_step(
     loggers: list[Logger],
     step: int,
-    numbers: dict[str, float],
+    values: dict[str, float],
     images: dict[str, Path] | None = None,
     page: Path | None = None,
     table: list[dict] | None = None,
 ) -> None:
-    """Numbers and pictures (PNG files) of one moment, in one call, under Lightning's global step; W&B gets the page of
-    attention maps and the table of what heads do as well."""
+    """Pass a step's values and images (PNG files) to the loggers in one call, under Lightning's global step. W&B also
+    gets the attention page and the table of head scores."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -100,16 +99,16 @@ def log_moment(
             if table:
                 columns = list(dict.fromkeys(column for row in table for column in row))
                 media["heads/table"] = wandb.Table(columns, [[row.get(column) for column in columns] for row in table])
-            logger.experiment.log({**numbers, **media, "trainer/global_step": step})
+            logger.experiment.log({**values, **media, "trainer/global_step": step})
             continue
-        logger.log_metrics(numbers, step)
+        logger.log_metrics(values, step)
         if isinstance(logger, TensorBoardLogger):
             for name, file in (images or {}).items():
                 logger.experiment.add_image(name, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
 
 
-def whereabouts(logger: Logger | None) -> str | None:
-    """Where to find the W&B run: its address, or the command that uploads it; None when there is none."""
+def wandb_run_path(logger: Logger | None) -> str | None:
+    """Return the address of the W&B run, or the command that uploads an offline one; None without W&B."""
     if not isinstance(logger, WandbLogger):
         return None
     run = logger.experiment
@@ -118,7 +117,7 @@ def whereabouts(logger: Logger | None) -> str | None:
     return f"offline; with an account: wandb sync {Path(run.dir).parent}" if run.offline else run.url
 
 
-def close(logger: Logger | None, failed: bool) -> None:
-    """End the W&B run, if it is one, so that its files are complete and the next run is another."""
+def close_logger(logger: Logger | None, failed: bool) -> None:
+    """Finish the W&B run, if there is one: its files are complete, and the next run is another one."""
     if isinstance(logger, WandbLogger):
         logger.experiment.finish(exit_code=int(failed))

@@ -1,4 +1,4 @@
-"""The numbers of a run: measured every n steps and at each validation, written to metrics.csv and to the logger."""
+"""The measurements of a run, written to metrics.csv and to the loggers every n steps and at each validation."""
 
 from __future__ import annotations
 
@@ -10,44 +10,24 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
-from headwise.distributed.strategies import number
-from headwise.errors import RunError
+from headwise.distributed.strategies import full_scalar
 from headwise.files import CsvTable
-from headwise.training.clock import Clock, Stopwatch, step_ended
-from headwise.training.lightning_module import TrainingModule
-from headwise.training.loggers import log_moment
+from headwise.training.callbacks import EveryNSteps, Stopwatch
+from headwise.training.lightning_module import TrainingModule, step_ended
+from headwise.training.loggers import log_step
 
-EXPLODED = 2  # times the loss of guessing
-METRICS = [
+METRICS_COLUMNS = [
     "step", "tokens", "seconds", "train_loss", "val_loss", "val_bits_per_byte", "lr", "grad_norm",
     "tokens_per_second", "update_ratio", "mfu", "memory_mb",
 ]  # fmt: skip
 
 
-def refuse_to_diverge(trainer: L.Trainer, module: TrainingModule) -> None:
-    """Raise RunError once a loss, the gradient or the weights are not numbers, or a loss is far above that of guessing;
-    the checkpoints stay as they were."""
-    guessing = math.log(module.model.config.vocab_size)
-    weights = number(torch.nn.utils.get_total_norm([p.detach() for p in module.model.parameters()]))
-    latest = {"training loss": module.train_loss, "gradient norm": module.grad_norm, "weights' norm": weights}
-    numbers = {name: float(trainer.strategy.reduce(value)) for name, value in latest.items()}  # of all devices
-    if module.val_count:  # validated at least once
-        numbers["validation loss"] = module.val_loss
-    for name, value in numbers.items():
-        exploded = name.endswith("loss") and value > EXPLODED * guessing + 1
-        if exploded or not math.isfinite(value):
-            than = f", where guessing gives {guessing:.3g}" if exploded else ""
-            raise RunError(
-                f"the training diverged by step {trainer.global_step}: its {name} is {value:.4g}{than}; try a smaller "
-                f"optimizer.lr{' and optimizer.muon_lr' if module.optimizer_config.kind == 'muon' else ''} or a longer "
-                "schedule.warmup_steps. Checkpoints, where there are any, are from before it"
-            )
-
-
-def losses(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The training and validation losses in a metrics.csv: train, val -> (step, loss)."""
-    rows = CsvTable(path, METRICS).rows()
+def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the losses in a metrics.csv: "train" and "val" -> (step, loss)."""
+    rows = CsvTable(path, METRICS_COLUMNS).rows()
     return {
         split: [(int(row["step"]), float(row[f"{split}_loss"])) for row in rows if row[f"{split}_loss"]]
         for split in ("train", "val")
@@ -55,57 +35,65 @@ def losses(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory that this process has held so far, in MB: the GPU's, or else the machine's."""
+    """Return the most memory that this process has held so far, in MB: the GPU's, or else the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-class MetricsLog(Clock):
-    """metrics.csv and the logger's scalars: a row every n steps and at each validation. `peak` is what the device can
-    do, in operations a second; mfu is the part of it that the model's own operations take."""
+class MetricsLog(EveryNSteps):
+    """Write a row of metrics.csv, and pass it to the loggers, every n steps and at each validation. `peak` is
+    matmul_peak's; mfu is the fraction of it that the model's own operations use."""
 
     def __init__(
         self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int, peak: float, stopwatch: Stopwatch
     ):
         super().__init__(every_n_steps)
         self.peak, self.stopwatch = peak, stopwatch
-        self.table = CsvTable(path, METRICS)
-        self.validation = Clock(val_every)
+        self.table = CsvTable(path, METRICS_COLUMNS)
+        self.validation = EveryNSteps(val_every)
         self.tokens_per_step = tokens_per_step
-        self.steps, self.seconds = 0, 0.0  # steps since the last row, and its time; resumed parts count
+        self.steps, self.seconds = 0, 0.0  # steps since the last row, and its seconds, of all parts of a resumed run
         self.row: dict[str, Any] = {}
+        self.weights: list[Tensor] = []  # copies from before a step whose update is measured
+        self.update_ratio = math.nan  # of the latest step measured: norm of the weights' change / norm of the weights
 
     def state_dict(self) -> dict:
         return {"seconds": self.stopwatch.seconds}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.stopwatch.before = self.seconds = state_dict["seconds"]
+        self.stopwatch.seconds_before = self.seconds = state_dict["seconds"]
 
+    @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        if trainer.is_global_zero:
-            self.table.begin(trainer.global_step)
-        pl_module.watch_update = lambda step: self.due_at(trainer, step) or self.validation.due_at(trainer, step)
+        self.table.begin(trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.stopwatch.start()
 
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        step = trainer.global_step + 1
+        if self.is_due_at(step, trainer.max_steps) or self.validation.is_due_at(step, trainer.max_steps):
+            self.weights = [p.detach().clone() for p in pl_module.parameters()]
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TrainingModule)
-        validation_follows = self.validation.due(trainer, batch_idx)
-        row_due = self.due(trainer, batch_idx) or validation_follows
-        if row_due:
-            refuse_to_diverge(trainer, pl_module)  # first, since it waits for the device to finish the step
+        validation_follows = self.validation.is_due(trainer, batch_idx)
+        row_is_due = self.is_due(trainer, batch_idx) or validation_follows
+        if row_is_due:
+            self.measure_update(pl_module)
+            pl_module.raise_if_diverged()  # before the time is read, since it waits for the device to finish the step
         self.steps += step_ended(trainer, batch_idx)
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # makes Lightning validate after the last step, whichever that is
-        if row_due:
+        if row_is_due:
             self.row = self.measure(trainer, pl_module)
             if not validation_follows:
                 self.write(trainer)
@@ -115,15 +103,20 @@ class MetricsLog(Clock):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
-        refuse_to_diverge(trainer, pl_module)
-        if self.row.get("step") != trainer.global_step:  # the run was stopped early, by trainer.max_time say
+        pl_module.raise_if_diverged()
+        if self.row.get("step") != trainer.global_step:  # the run was stopped early, by trainer.max_time for example
             self.row = self.measure(trainer, pl_module)
         self.row |= {"val_loss": pl_module.val_loss, "val_bits_per_byte": pl_module.val_bits_per_byte}
         self.write(trainer)
 
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The row of the step just taken; speed and time are since the last row."""
-        assert isinstance(pl_module, TrainingModule)
+    def measure_update(self, module: TrainingModule) -> None:
+        """Measure how far the step moved the weights."""
+        moved = [p.detach() - before for p, before in zip(module.parameters(), self.weights, strict=True)]
+        norms = [full_scalar(torch.nn.utils.get_total_norm(tensors)) for tensors in (moved, self.weights)]
+        self.update_ratio, self.weights = float(norms[0] / norms[1]), []
+
+    def measure(self, trainer: L.Trainer, module: TrainingModule) -> dict[str, Any]:
+        """Return the row of the step just taken. Speed and time are since the last row."""
         now = self.stopwatch.seconds
         speed = self.steps * self.tokens_per_step / (now - self.seconds) if self.steps else math.nan
         self.steps, self.seconds = 0, now
@@ -131,18 +124,17 @@ class MetricsLog(Clock):
             "step": trainer.global_step,
             "tokens": trainer.global_step * self.tokens_per_step,
             "seconds": round(self.seconds, 3),
-            "train_loss": float(trainer.strategy.reduce(pl_module.train_loss)),
-            "lr": pl_module.last_lr,
-            "grad_norm": float(pl_module.grad_norm),
+            "train_loss": float(trainer.strategy.reduce(module.train_loss)),
+            "lr": module.last_lr,
+            "grad_norm": float(module.grad_norm),
             "tokens_per_second": round(speed, 1),
-            "update_ratio": pl_module.update_ratio,
-            "mfu": round(speed * pl_module.model.flops_per_token() / trainer.world_size / self.peak, 4),
-            "memory_mb": round(peak_memory(pl_module.device), 1),
+            "update_ratio": self.update_ratio,
+            "mfu": round(speed * module.model.flops_per_token() / trainer.world_size / self.peak, 4),
+            "memory_mb": round(peak_memory(module.device), 1),
         }
 
+    @rank_zero_only
     def write(self, trainer: L.Trainer) -> None:
-        """The row goes out whole, once."""
-        if not trainer.is_global_zero:
-            return
+        """Append the row to metrics.csv, and pass it to the loggers."""
         self.table.append([self.row])
-        log_moment(trainer.loggers, self.row["step"], {k: v for k, v in self.row.items() if k != "step"})
+        log_step(trainer.loggers, self.row["step"], {k: v for k, v in self.row.items() if k != "step"})

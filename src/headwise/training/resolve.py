@@ -1,10 +1,10 @@
-"""From the configuration as it was asked for to the one that a run trains with, in which nothing is left open.
+"""From the configuration that the user gave to the one that a run trains with; and whether a run can be resumed.
 
     run = resolve(config, vocab_size=103, n_devices=1, device="cpu")
     run.model.vocab_size, run.trainer.precision, run.compile, run.accumulate
 
-What `auto` stands for depends on the configuration and the kind of device alone, never on a measurement, so that the
-same command trains the same way each time; a resumed run keeps what was decided.
+What `auto` stands for depends on the configuration and the kind of device only, never on a measurement, so that the
+same command trains the same way each time. A resumed run keeps its values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from omegaconf import DictConfig, OmegaConf
 
 from headwise.config import (
     PRESET_KEYS,
@@ -28,26 +28,35 @@ from headwise.config import (
     TokenizerConfig,
     TrainConfig,
     TrainerConfig,
+    dotted_keys,
 )
-from headwise.console import say
 from headwise.errors import choose, require
 from headwise.model.gpt import GPT
-from headwise.validation import batch_arithmetic
+from headwise.training.optimizers import OPTIMIZERS
+from headwise.training.schedules import SCHEDULES
 
-PRECISIONS = {  # float16 is left out: it needs a loss scale, which the optimizers here do not undo
+DTYPES = {  # of trainer.precision; float16 is left out: it needs a loss scale, which the optimizers here do not undo
     "32-true": torch.float32,
     "bf16-mixed": torch.bfloat16,  # where it is safe, float32 elsewhere
     "bf16-true": torch.bfloat16,
     "64-true": torch.float64,
 }
-# Floating-point operations of a run from which on compiling saves more than it costs: about half a minute for a model
-# of four layers, some seconds with a warm cache.
+# compile=auto compiles runs of at least so many floating-point operations, in which it saves more time than it costs:
+# about half a minute for a model of four layers, some seconds with a warm cache.
 COMPILE_FROM = {"cpu": 2e13, "cuda": 2e16}
+# Keys that a resumed run must not change, since its result depends on them.
+FIXED = (
+    *("init_from", "model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
+    *("data.val_tokens", "compile", "trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
+    "callbacks.attention.prompts",  # the page shows the same ones at every step
+)
+# Keys that may change with the number of devices: they change rounding and what dropout draws.
+FIXED_PER_DEVICE_COUNT = ("data.batch_size", "compile")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The configuration of one run, every `auto` settled. Nothing assigns to it or to its parts."""
+    """The configuration of one run, without `auto`. Nothing assigns to it or to its parts."""
 
     model: GPTConfig
     tokenizer: TokenizerConfig
@@ -78,9 +87,11 @@ class RunConfig:
         return {one.name: values[one.name] for one in fields(TrainConfig)}
 
 
-def check_choices(config: TrainConfig) -> None:
-    """Raise UserError for a precision or a value of compile that does not exist."""
-    choose("trainer.precision", config.trainer.precision, {"auto": None, **PRECISIONS})
+def validate_choices(config: TrainConfig) -> None:
+    """Raise UserError for an optimizer, schedule, precision or value of compile that does not exist."""
+    choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
+    choose("schedule.kind", config.schedule.kind, SCHEDULES)
+    choose("trainer.precision", config.trainer.precision, {"auto": None, **DTYPES})
     require(config.compile in ("auto", True, False), f"compile={config.compile} is none of auto, true, false")
 
 
@@ -90,43 +101,51 @@ def resolve(
     n_devices: int,
     device: str,
     initial_config: GPTConfig | None = None,
-    earlier: Mapping[str, Any] | None = None,
+    saved_facts: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Return the configuration that the run trains with.
 
     `vocab_size` is the tokenizer's, `device` the kind of device (cpu, cuda, mps), `initial_config` that of the model to
-    start from (initial_model_config), and `earlier` what a checkpoint of the run to resume says of it. Raises UserError
-    if the vocabulary or the batches do not fit.
+    start from (initial_model_config), and `saved_facts` the `about` of a checkpoint of the run to resume. Raises
+    UserError if the vocabulary or the batches do not fit.
     """
-    before = earlier["config"] if earlier else None
+    saved = saved_facts["config"] if saved_facts else None
     model = initial_config or config.model
     size = model.vocab_size or vocab_size
-    fits = size >= vocab_size
-    require(fits, f"model.vocab_size={size} is below the tokenizer's {vocab_size}; leave it out")
+    require(size >= vocab_size, f"model.vocab_size={size} is below the tokenizer's {vocab_size}; leave it out")
     data = config.data
-    if earlier and before and earlier.get("devices", 1) != n_devices:  # a run keeps its batch on any number of devices
-        data = replace(data, global_batch_size=data.global_batch_size or before["data"]["global_batch_size"])
+    if saved_facts and saved and saved_facts.get("devices", 1) != n_devices:  # the batch of a run does not change
+        data = replace(data, global_batch_size=data.global_batch_size or saved["data"]["global_batch_size"])
     global_batch_size, accumulate = batch_arithmetic(data, n_devices)
     precision = config.trainer.precision
     if precision == "auto":
         has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = before["trainer"]["precision"] if before else "bf16-mixed" if has_bf16 else "32-true"
+        precision = saved["trainer"]["precision"] if saved else "bf16-mixed" if has_bf16 else "32-true"
     tokenizer = config.tokenizer
     if initial_config:
         tokenizer = TokenizerConfig(f"that of {config.init_from}", vocab_size)
-    settled = replace(
-        config,
-        model=replace(model, vocab_size=size),
-        tokenizer=tokenizer,
-        data=replace(data, global_batch_size=global_batch_size),
-        trainer=replace(config.trainer, precision=precision),
-    )
-    values = {one.name: getattr(settled, one.name) for one in fields(TrainConfig)}
-    run = RunConfig(**values | {"compile": False}, n_devices=n_devices, accumulate=accumulate)
+    values = {one.name: getattr(config, one.name) for one in fields(TrainConfig)} | {
+        "model": replace(model, vocab_size=size),
+        "tokenizer": tokenizer,
+        "data": replace(data, global_batch_size=global_batch_size),
+        "trainer": replace(config.trainer, precision=precision),
+        "compile": config.compile is True,
+    }
+    run = RunConfig(**values, n_devices=n_devices, accumulate=accumulate)
     if config.compile == "auto":
-        repaid = training_flops(run) >= COMPILE_FROM.get(device, float("inf"))
-        return replace(run, compile=before["compile"] if before else repaid)
-    return replace(run, compile=config.compile)
+        worthwhile = training_flops(run) >= COMPILE_FROM.get(device, float("inf"))
+        return replace(run, compile=saved["compile"] if saved else worthwhile)
+    return run
+
+
+def batch_arithmetic(data: DataConfig, n_devices: int) -> tuple[int, int]:
+    """Return the windows of an optimizer step over all devices, and the forward passes of each device for it. Raises
+    UserError if the batches do not divide."""
+    at_once = data.batch_size * n_devices
+    whole = data.global_batch_size or at_once
+    each = f"data.batch_size={data.batch_size}" + (f" x {n_devices} devices" if n_devices > 1 else "")
+    require(whole % at_once == 0, f"data.global_batch_size={whole} is not divisible by {each}")
+    return whole, whole // at_once
 
 
 def training_flops(run: RunConfig) -> float:
@@ -136,35 +155,69 @@ def training_flops(run: RunConfig) -> float:
     return model.flops_per_token() * run.tokens_per_step * run.trainer.max_steps
 
 
-def initial_model_config(wanted: GPTConfig, theirs: GPTConfig, overrides: list[str], where: str | Path) -> GPTConfig:
-    """Return the configuration of a model that starts from another one's weights: its kinds and sizes, but the dropout
-    that is wanted and, if shorter, the block_size. Raises UserError for `overrides` that ask for another model or
-    tokenizer; `where` names the model to start from."""
+def initial_model_config(wanted: GPTConfig, initial: GPTConfig, overrides: list[str], where: str | Path) -> GPTConfig:
+    """Return the configuration of a model that starts from another one's weights: the initial model's kinds and sizes,
+    the wanted dropout, and the wanted block_size if it is shorter. Raises UserError for `overrides` that ask for
+    another model or tokenizer; `where` names the initial model."""
     given = {override.split("=")[0].lstrip("+") for override in overrides}
     for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
         require(False, f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")
-    for name, after in asdict(theirs).items():
-        before = getattr(replace(theirs, **{name: getattr(wanted, name)}).resolved(), name)  # a null is theirs as well
-        asked = f"model.{name}" in given or ("model" in given and name in PRESET_KEYS)
+    for name, theirs in asdict(initial).items():
+        ours = getattr(replace(initial, **{name: getattr(wanted, name)}).resolved(), name)  # a null is theirs as well
+        is_given = f"model.{name}" in given or ("model" in given and name in PRESET_KEYS)
         if name == "block_size":
-            fits = not asked or before <= after
-            require(fits, f"model.block_size={before} is above the {after} of init_from={where}")
+            fits = not is_given or ours <= theirs
+            require(fits, f"model.block_size={ours} is above the {theirs} of init_from={where}")
         elif name == "init":
-            require(not asked, f"model.init={before} has no meaning with init_from={where}; leave it out")
+            require(not is_given, f"model.init={ours} has no meaning with init_from={where}; leave it out")
         elif name != "dropout":
-            require(not asked or before == after, f"model.{name}={before} differs from {after} in init_from={where}")
-    shorter = min(wanted.block_size, theirs.block_size)
-    return replace(theirs, block_size=shorter, dropout=wanted.dropout, init=wanted.init)
+            same = not is_given or ours == theirs
+            require(same, f"model.{name}={ours} differs from {theirs} in init_from={where}")
+    shorter = min(wanted.block_size, initial.block_size)
+    return replace(initial, block_size=shorter, dropout=wanted.dropout, init=wanted.init)
 
 
-def compiler_works(device: torch.device) -> bool:
-    """Return whether torch.compile works on this device; print why where it does not."""
-    try:
-        layer = nn.Linear(2, 2).to(device)
-        torch.compile(layer, fullgraph=True)(torch.ones(2, 2, device=device))
-    except Exception as error:  # whatever the platform lacks, training continues without it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"compile: no compiler works here ({reason}); training without")
-        torch._dynamo.reset()
-        return False
-    return True
+def checkpoint_to_resume(config: TrainConfig, folder: Path) -> Path | None:
+    """Return the checkpoint to resume from, or None for a new run. Raises UserError if there is no such checkpoint, or
+    a new run's folder already holds a run."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if config.resume == "auto":
+        return last if last.exists() else None
+    if config.resume:
+        given = Path(config.resume)
+        path = given if given.is_file() else given / "checkpoints" / "last.ckpt"
+        missing = f"resume={config.resume} holds no checkpoints/last.ckpt; give a run's folder, or auto"
+        require(path.is_file(), missing)
+        return path
+    again = "give resume=auto to continue it, or another run_dir for a new run"
+    require(not (folder / "config.yaml").exists(), f"run_dir={folder} already holds a run; {again}")
+    return None
+
+
+def validate_resume(saved: dict, run: RunConfig, text_key: str, resume_from: Path) -> None:
+    """Raise UserError if a key on which a run's result depends differs from that of the checkpoint `saved`, or if the
+    text does; `text_key` is TokenFiles.key."""
+    about = saved["headwise"]["about"]
+    again = f"{resume_from}; give the overrides of the run's overrides.yaml again, or start a new run"
+    require(about["data"] == text_key, f"data: the text, its split or its tokenizer differs from {again}")
+    was, now = OmegaConf.create(about["config"]), OmegaConf.create(run.as_dict())
+    resolved = [GPTConfig(**config["model"]).resolved() for config in (about["config"], run.as_dict())]
+    for key in dotted_keys(now):
+        if key in FIXED_PER_DEVICE_COUNT and run.n_devices != about.get("devices", 1):
+            continue
+        before, after = OmegaConf.select(was, key), OmegaConf.select(now, key)
+        if key.startswith("model.") and (before is None) != (after is None):  # a null of version 0.1 is a number now
+            before, after = (getattr(model, key.removeprefix("model.")) for model in resolved)
+        if key.startswith(FIXED) and not isinstance(after, DictConfig):
+            require(before == after, f"{key}={after} differs from {before} in {again}")
+
+
+def why_finished(saved: dict, run: RunConfig) -> str | None:
+    """Return why the checkpoint's run has no step left to take, and what to change to continue it; None if it has."""
+    step, patience = saved["global_step"], run.callbacks.early_stopping.patience
+    if step >= run.trainer.max_steps:
+        return f"{step} steps are taken; raise trainer.max_steps to continue"
+    waited = [state["wait_count"] for name, state in saved["callbacks"].items() if name.startswith("EarlyStopping")]
+    if patience and waited and waited[0] >= patience:
+        return f"it stopped early at step {step}; raise callbacks.early_stopping.patience to continue"
+    return None

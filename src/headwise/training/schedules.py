@@ -1,4 +1,5 @@
-"""Learning-rate schedules, by name: pure functions from a step to a multiplier of the optimizer's rates."""
+"""Learning-rate schedules, by name: functions from the progress after the warmup, 0 to 1, to a multiplier of the
+optimizer's learning rates."""
 
 from __future__ import annotations
 
@@ -10,24 +11,25 @@ from headwise.errors import choose
 
 
 def cosine(progress: float, config: ScheduleConfig) -> float:
-    """From 1 down to the floor along half a cosine (Loshchilov & Hutter 2017)."""
+    """Fall from 1 to min_lr_ratio along half a cosine (Loshchilov & Hutter 2017)."""
     floor = config.min_lr_ratio
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def linear(progress: float, config: ScheduleConfig) -> float:
-    """From 1 straight down to the floor."""
+    """Fall from 1 to min_lr_ratio linearly."""
     return 1 + (config.min_lr_ratio - 1) * progress
 
 
 def wsd(progress: float, config: ScheduleConfig) -> float:
-    """Warmup, stable, decay (Hu et al. 2024): 1, then straight down to the floor over the last part."""
+    """Stay at 1, and fall to min_lr_ratio linearly in the last decay_fraction: warmup, stable, decay (Hu et al.
+    2024)."""
     decayed = (progress - (1 - config.decay_fraction)) / config.decay_fraction
     return linear(max(0.0, decayed), config)
 
 
 def constant(progress: float, config: ScheduleConfig) -> float:
-    """1 throughout."""
+    """Stay at 1."""
     return 1.0
 
 
@@ -39,9 +41,9 @@ SCHEDULES: dict[str, Callable[[float, ScheduleConfig], float]] = {
 }
 
 
-def multiplier(step: int, config: ScheduleConfig, max_steps: int) -> float:
-    """The rates' multiplier for optimizer step `step`, counted from 0: a linear rise over the warmup, then the shape,
-    which would reach its end at step `max_steps`. Steps beyond that keep the end's."""
+def multiplier(step: int, config: ScheduleConfig, max_steps: float) -> float:
+    """Return the multiplier for optimizer step `step`, counted from 0: a linear rise over warmup_steps, then the
+    schedule's shape, which ends at `max_steps` and keeps its last value from there on."""
     shape = choose("schedule.kind", config.kind, SCHEDULES)
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

@@ -1,4 +1,4 @@
-"""What a run came to: summary.json, and the lines that a person reads at its end."""
+"""The summary of a run: summary.json, and the lines that are printed at its end."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import torch
 from headwise.files import CsvTable
 from headwise.inspection.plots import loss_curve
 from headwise.inspection.recorder import step_of
-from headwise.training import callbacks
-from headwise.training.metrics import METRICS
+from headwise.training.callbacks import read_samples
+from headwise.training.metrics import METRICS_COLUMNS
 
 
 def summarize(folder: Path, overrides: list[str], parameters: int, wandb_run: str | None, seconds: float) -> dict:
-    """What the run came to, read from what it has written, and its loss curve."""
-    rows = CsvTable(folder / "metrics.csv", METRICS).rows()
+    """Return the summary of a run, from the files that it has written, and draw its loss curve. `seconds` is the wall
+    time of this process."""
+    rows = CsvTable(folder / "metrics.csv", METRICS_COLUMNS).rows()
     loss_curve(rows, folder / "loss.png")
     validated = [row for row in rows if row["val_loss"]]
     best = min(validated, key=lambda row: float(row["val_loss"]))
     steps, tokens, trained = int(rows[-1]["step"]), int(rows[-1]["tokens"]), float(rows[-1]["seconds"])
     maps = sorted((folder / "attention").glob("maps_*_step_*.png"))
     newest = max(map(step_of, maps), default=0)
-    samples = callbacks.read_samples(folder / "samples.txt")
+    samples = read_samples(folder / "samples.txt")
     return {
         "val_loss": float(best["val_loss"]),
         "last_val_loss": float(validated[-1]["val_loss"]),
@@ -50,8 +51,8 @@ def summarize(folder: Path, overrides: list[str], parameters: int, wandb_run: st
     }
 
 
-def report(summary: dict) -> str:
-    """The summary as a person reads it at the end of a run."""
+def summary_text(summary: dict) -> str:
+    """Return the summary as it is printed at the end of a run."""
     lines = [f"overrides        {' '.join(summary['overrides'])}"] if summary["overrides"] else []
     lines += [
         f"validation loss  {summary['val_loss']:.4f} nats per token, {summary['val_bits_per_byte']:.4f} bits per byte "
@@ -68,7 +69,7 @@ def report(summary: dict) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions that made the result."""
+    """Return the versions of Python and of the packages that a result depends on."""
     names = ("headwise", "torch", "lightning", "tokenizers", "numpy")
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 

@@ -1,8 +1,8 @@
 """One training run, from a composed configuration to its folder of results.
 
-    summary = train(composed)       # inside Hydra's job; scripts/train.py
+    summary = train(composed)       # inside Hydra's job; commands/train.py
 
-`train` lists the steps in order; each is a function below it.
+`train` lists the steps in order; each is a function below it or in build.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,100 +35,106 @@ from headwise.data import prepare
 from headwise.data.datamodule import TextDataModule
 from headwise.data.token_files import TokenFiles
 from headwise.distributed import strategies
-from headwise.distributed.estimate import matmul_peak, measured, plan, setting
-from headwise.distributed.processes import first_then_others, rank
-from headwise.errors import Pruned, choose
+from headwise.distributed.estimate import cost_lines, device_line, matmul_peak, plan_lines
+from headwise.distributed.processes import rank, rank_zero_first
+from headwise.errors import Pruned
 from headwise.evaluation import evaluate_split
 from headwise.files import locked_folder, write_text
 from headwise.model.gpt import GPT
-from headwise.training import loggers
-from headwise.training.build import build_datamodule, build_model, build_module, make_callbacks, make_trainer
+from headwise.training import build
 from headwise.training.lightning_module import TrainingModule
-from headwise.training.optimizers import OPTIMIZERS
-from headwise.training.resolve import PRECISIONS, RunConfig, check_choices, initial_model_config, resolve
-from headwise.training.resume import check_same_run, checkpoint_to_resume, why_finished
-from headwise.training.schedules import SCHEDULES
+from headwise.training.loggers import close_logger, make_logger, validate_logger, wandb_run_path
+from headwise.training.resolve import (
+    DTYPES,
+    RunConfig,
+    batch_arithmetic,
+    checkpoint_to_resume,
+    initial_model_config,
+    resolve,
+    validate_choices,
+    validate_resume,
+    why_finished,
+)
 from headwise.training.summary import summarize
-from headwise.validation import batch_arithmetic, validate
+from headwise.validation import validate
 
 
 @dataclass
 class RunInfo:
-    """Where a run goes, and what asked for it."""
+    """The folder of a run's results, and where the run comes from."""
 
-    folder: Path  # of its results
+    folder: Path
     overrides: list[str]  # as on the command line
-    how_to_resume: str  # the command that continues it; empty: somebody else prints it
-    sweep: str | None = None  # the name of the sweep that it belongs to
-    name: str | None = None  # what tells it from the other runs of the sweep
+    resume_hint: str  # how to continue it if it is interrupted; empty: the caller prints that
+    sweep: str | None = None  # name of the sweep that it belongs to
+    name: str | None = None  # its name within the sweep
 
 
 def train(
     composed: DictConfig, info: RunInfo | None = None, extra_callbacks: Sequence[L.Callback] = ()
 ) -> dict[str, Any] | None:
-    """Run the training that the configuration describes, or resume it, and return summary.json's contents. Return None
-    where there is nothing to report: with estimate=true, and on devices other than the first.
+    """Run the training that the configuration describes, or resume it, and return summary.json's contents; None with
+    estimate=true, and on devices other than the first.
 
     `info` is by default that of Hydra's job. `extra_callbacks` come after the run's own, and may raise Pruned.
     """
-    began, info = time.monotonic(), info or info_of_job()
+    start, info = time.monotonic(), info or info_of_job()
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     silence_lightning()
-    devices = check(config)
+    devices = validate_run(config)
     with locked_folder(info.folder, "run_dir") if rank() == 0 else nullcontext():
         set_backends(config)
         resume_from, saved = read_checkpoint(config, info.folder, devices.is_first)
-        earlier = saved["headwise"]["about"] if saved else None
         initial = load_initial_model(config, resume_from, info.overrides)
-        token_files = first_then_others("text", lambda: prepare_text(config, initial))
+        token_files = rank_zero_first("text", partial(prepare_text, config, initial))
         run = resolve(
             config,
             token_files.tokenizer.vocab_size,
             devices.count,
             devices.device.type,
             initial.model.config if initial else None,
-            earlier,
+            saved["headwise"]["about"] if saved else None,
         )
         if saved and resume_from:
-            check_same_run(saved, run, token_files.key, resume_from)
+            validate_resume(saved, run, token_files.key, resume_from)
             if summary := finished_summary(saved, run, info.folder):
                 return summary if devices.is_first else None
-        model = build_model(run, initial)
-        peak = matmul_peak(devices.device, PRECISIONS[run.trainer.precision])
+        model = build.build_model(run, initial)
+        peak = matmul_peak(devices.device, DTYPES[run.trainer.precision])
         saved_config = run.as_dict() | {"run_dir": str(info.folder)}
-        module = build_module(run, model, token_files, saved_config, devices.device)
-        datamodule = build_datamodule(run, token_files)
-        watching = [*make_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
-        lines = plan(run, model, token_files.manifest["tokens"])
+        module = build.build_module(run, model, token_files, saved_config, devices.device)
+        datamodule = build.build_datamodule(run, token_files)
+        callbacks = [*build.build_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
+        plan = plan_lines(run, model, token_files.manifest["tokens"])
         if run.estimate:
             if devices.is_first:
-                print("\n".join([*lines, *measured(run, model, devices.device)]))
+                print("\n".join([*plan, *cost_lines(run, model, devices.device)]))
             return None
         logger = None
         if devices.is_first:
-            begin_folder(info, saved_config, [*lines, setting(run, devices.device, peak)])
-            logger = loggers.make_logger(run.logger, info.folder, saved_config, info.name, info.sweep)
-        wandb_run, trainer = loggers.whereabouts(logger), make_trainer(run, run.accumulate, watching, logger)
+            begin_folder(info, saved_config, [*plan, device_line(run, devices.device, peak)])
+            logger = make_logger(run.logger, info.folder, saved_config, info.name, info.sweep)
+        wandb_run, trainer = wandb_run_path(logger), build.build_trainer(run, run.accumulate, callbacks, logger)
         fit(trainer, module, datamodule, resume_from, run, info)
-        return summarise(run, info, module, token_files, wandb_run, began) if devices.is_first else None
+        return write_summary(run, info, module, token_files, wandb_run, start) if devices.is_first else None
 
 
 def info_of_job() -> RunInfo:
-    """Return the RunInfo of the job that Hydra runs. One of a multirun is named by its number and what varies."""
+    """Return the RunInfo of Hydra's job. A run of a multirun is named by its number and the values that vary."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())  # as a user would write it
-    several = hydra.mode == RunMode.MULTIRUN
-    whole = folder.parent if several else folder
-    how_to_resume = f"the same command with resume=auto run_dir={whole} continues from its last checkpoint"
-    info = RunInfo(folder, list(hydra.overrides.task), how_to_resume)
-    return replace(info, sweep=whole.name, name=f"{folder.name} {hydra.job.override_dirname}") if several else info
+    is_multirun = hydra.mode == RunMode.MULTIRUN
+    whole = folder.parent if is_multirun else folder
+    resume_hint = f"the same command with resume=auto run_dir={whole} continues from its last checkpoint"
+    info = RunInfo(folder, list(hydra.overrides.task), resume_hint)
+    return replace(info, sweep=whole.name, name=f"{folder.name} {hydra.job.override_dirname}") if is_multirun else info
 
 
 def silence_lightning() -> None:
-    """Keep Lightning from printing what hardware it did not find, and warnings that do not apply."""
+    """Silence Lightning's messages about hardware, and warnings that do not apply."""
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
@@ -146,18 +153,16 @@ class Devices:
     is_first: bool  # whether this process writes and prints
 
 
-def check(config: TrainConfig) -> Devices:
-    """Return the devices there are. Raises UserError for whatever can be known to be wrong before any work is done."""
+def validate_run(config: TrainConfig) -> Devices:
+    """Return the devices of the run. Raises UserError for everything that can be known to be wrong without the text."""
     validate(config)
     prepare.check(config.data, config.tokenizer)
-    choose("optimizer.kind", config.optimizer.kind, OPTIMIZERS)
-    choose("schedule.kind", config.schedule.kind, SCHEDULES)
-    check_choices(config)
-    loggers.check(config.logger)
-    with torch.device("meta"):  # no memory, no work: the model's own checks alone
+    validate_choices(config)
+    validate_logger(config.logger)
+    with torch.device("meta"):  # takes no memory: only the model's own checks
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
-    trainer = make_trainer(config, accumulate=1, watching=[], logger=None)
-    strategies.check(config, trainer)
+    trainer = build.build_trainer(config)
+    strategies.validate_processes(config, trainer)
     batch_arithmetic(config.data, trainer.world_size)
     return Devices(trainer.world_size, trainer.strategy.root_device, trainer.is_global_zero)
 
@@ -170,8 +175,8 @@ def set_backends(config: TrainConfig) -> None:
 
 
 def read_checkpoint(config: TrainConfig, folder: Path, is_first: bool) -> tuple[Path | None, dict | None]:
-    """Return the checkpoint to resume from and its contents but for the weights, which Lightning reads again; None
-    where there is none."""
+    """Return the checkpoint to resume from and its contents without the weights, which Lightning reads again; None
+    for a new run."""
     resume_from = checkpoint_to_resume(config, folder) if is_first or config.resume else None
     if resume_from:
         return resume_from, checkpoint.read(resume_from, "resume") | {"state_dict": None, "optimizer_states": None}
@@ -181,17 +186,17 @@ def read_checkpoint(config: TrainConfig, folder: Path, is_first: bool) -> tuple[
 
 
 def load_initial_model(config: TrainConfig, resume_from: Path | None, overrides: list[str]) -> Checkpoint | None:
-    """Return the model that training starts from, with the run's dropout and block_size, and its tokenizer; None
-    without init_from. Raises UserError for overrides that ask for another model."""
+    """Return the model of init_from, with the run's dropout and block_size, and its tokenizer; None without init_from.
+    Raises UserError for overrides that ask for another model."""
     if not config.init_from:
         return None
     where = resume_from or config.init_from
-    start = checkpoint.load(where, "init_from")
-    model_config = initial_model_config(config.model, start.model.config, overrides, where)
-    weights = start.model.state_dict()
+    initial = checkpoint.load(where, "init_from")
+    model_config = initial_model_config(config.model, initial.model.config, overrides, where)
+    weights = initial.model.state_dict()
     if "position.table.weight" in weights:
         weights["position.table.weight"] = weights["position.table.weight"][: model_config.block_size].clone()
-    return replace(start, model=GPT.from_weights(model_config, weights))
+    return replace(initial, model=GPT.from_weights(model_config, weights))
 
 
 def prepare_text(config: TrainConfig, initial: Checkpoint | None) -> TokenFiles:
@@ -200,7 +205,7 @@ def prepare_text(config: TrainConfig, initial: Checkpoint | None) -> TokenFiles:
 
 
 def finished_summary(saved: dict, run: RunConfig, folder: Path) -> dict | None:
-    """Return the summary of a run that has nothing left to do, and print why; None if it continues."""
+    """Return the summary of a run that has finished, and print why it has; None if the run continues."""
     why, file = why_finished(saved, run), folder / "summary.json"
     if not why or not file.exists():
         return None
@@ -209,7 +214,7 @@ def finished_summary(saved: dict, run: RunConfig, folder: Path) -> dict | None:
 
 
 def begin_folder(info: RunInfo, saved_config: dict[str, Any], plan: list[str]) -> None:
-    """Write what the run is to its folder, and print the plan."""
+    """Write config.yaml and overrides.yaml to the run's folder, and print the plan."""
     write_text(info.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(saved_config)))
     write_text(info.folder / "overrides.yaml", OmegaConf.to_yaml(info.overrides))
     first_of_sweep = not info.sweep or info.folder.name == "0"
@@ -225,42 +230,42 @@ def fit(
     run: RunConfig,
     info: RunInfo,
 ) -> None:
-    """Train. However it ends, the logger is closed and no other process is left."""
+    """Train. However it ends, close the logger and leave no other process running."""
     if run.n_devices > 1 and run.threads:
         os.environ["OMP_NUM_THREADS"] = str(run.threads)  # or Lightning divides the cores among the processes
-    ended_well = False
+    failed = True
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
-        ended_well = True
-    except Pruned:  # which is no failure
-        ended_well = True
+        failed = False
+    except Pruned:
+        failed = False
         raise
     except RuntimeError as error:
-        if run.n_devices > 1 and strategies.is_lost(error):
-            strategies.leave_after_another(trainer)
+        if run.n_devices > 1 and strategies.is_connection_error(error):
+            strategies.exit_with_failed_process(trainer)
         raise
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
-        if (info.folder / "checkpoints/last.ckpt").exists() and trainer.is_global_zero and info.how_to_resume:
-            say(f"interrupted; {info.how_to_resume}")
+        if (info.folder / "checkpoints/last.ckpt").exists() and trainer.is_global_zero and info.resume_hint:
+            say(f"interrupted; {info.resume_hint}")
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
-        if not ended_well:
-            strategies.end_others(trainer)
-        loggers.close(trainer.logger, failed=not ended_well)
+        if failed:
+            strategies.kill_child_processes(trainer)
+        close_logger(trainer.logger, failed)
 
 
-def summarise(
+def write_summary(
     run: RunConfig,
     info: RunInfo,
     module: TrainingModule,
     token_files: TokenFiles,
     wandb_run: str | None,
-    began: float,
+    start: float,
 ) -> dict[str, Any]:
     """Write summary.json, and return its contents."""
     parameters = module.model.n_parameters()
-    summary = summarize(info.folder, info.overrides, parameters, wandb_run, time.monotonic() - began)
-    if run.data.val_tokens:  # the run validated on a part; the result is measured on all of it
+    summary = summarize(info.folder, info.overrides, parameters, wandb_run, time.monotonic() - start)
+    if run.data.val_tokens:  # the run validated on a part of the split; the summary has the loss over all of it
         best = info.folder / "checkpoints" / "best.ckpt"
         summary |= evaluate_split(best, token_files, str(module.device))
     write_text(info.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
