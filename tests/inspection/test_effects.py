@@ -31,7 +31,7 @@ def model(request):
     return MODELS[request.param]()
 
 
-def test_the_parts_add_up_to_the_stream_and_their_logits_to_the_models(model):
+def test_residual_stream_parts_sum_to_the_stream_and_their_logits_to_those_of_the_model(model):
     parts = ResidualStream(model, IDS)
     through = FrozenNorm(model, parts.total())
     heads = through.logits(parts.heads.transpose(1, 2)).sum((0, 1))  # over layers and heads, [B, T, V]
@@ -40,7 +40,7 @@ def test_the_parts_add_up_to_the_stream_and_their_logits_to_the_models(model):
     assert torch.allclose(logits, model(IDS), atol=1e-4)
 
 
-def test_a_heads_attribution_is_its_logit_of_the_next_token_above_the_mean(model):
+def test_logit_attribution_is_the_heads_logit_of_the_next_token_above_the_mean(model):
     parts = ResidualStream(model, IDS[:, :-1])
     logits = FrozenNorm(model, parts.total()).logits(parts.heads[1, :, 2])  # layer 1, head 2: [B, T, V]
     centred = logits - logits.mean(-1, keepdim=True)
@@ -63,7 +63,7 @@ def test_ov_copying_has_the_eigenvalues_of_the_whole_circuit(model):
     assert float(ov_copying(model, IDS)[1, 2]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_copying_is_not_changed_by_what_the_logits_do_not_show():
+def test_ov_copying_ignores_changes_that_do_not_affect_the_logits():
     gpt2, untied = randomize(small_model("gpt2", tie_embeddings=False)), randomize(small_model())
     before = ov_copying(gpt2, IDS), ov_copying(untied, IDS)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_copying_is_not_changed_by_what_the_logits_do_not_show():
     assert torch.allclose(ov_copying(untied, IDS), before[1], atol=1e-3)
 
 
-def test_a_head_that_copies_scores_one_and_one_that_suppresses_minus_one():
+def test_ov_copying_is_one_for_a_head_that_copies_and_minus_one_for_one_that_suppresses():
     model = small_model(n_head=1, n_layer=1, n_embd=24)
     part = model.blocks[0].attention
     with torch.no_grad():
@@ -85,12 +85,12 @@ def test_a_head_that_copies_scores_one_and_one_that_suppresses_minus_one():
             assert float(ov_copying(model, IDS)) == pytest.approx(sign, abs=1e-4)
 
 
-def test_a_circuit_of_zeros_scores_zero():
+def test_ov_copying_of_a_circuit_of_zeros_is_zero():
     model = small_model(init="zero_output")
     assert torch.equal(ov_copying(model, IDS), torch.zeros(2, 3))
 
 
-def test_importance_is_the_slope_of_the_loss_as_the_head_fades(model):
+def test_importance_is_the_slope_of_the_loss_as_the_head_is_scaled_down(model):
     """z . dLoss/dz is the derivative of the loss by a factor on z, at 1."""
     at = 1e-3
 
@@ -106,7 +106,7 @@ def test_importance_is_the_slope_of_the_loss_as_the_head_fades(model):
     assert float(importance(model, IDS)[1, 1]) == pytest.approx(float(slope.abs().mean()), rel=0.02, abs=1e-4)
 
 
-def test_ablation_is_the_loss_lost_when_the_head_always_says_its_mean(model):
+def test_mean_ablation_is_the_increase_of_the_loss_with_the_mean_of_z(model):
     with capture(model) as maps:
         before = next_token_loss(model(IDS[:, :-1]), IDS[:, 1:])
     width = model.config.head_dim
@@ -125,7 +125,7 @@ def test_ablation_is_the_loss_lost_when_the_head_always_says_its_mean(model):
 
 
 @pytest.mark.parametrize("name", EFFECTS)
-def test_the_model_comes_back_as_it_was(name):
+def test_effects_leave_the_model_unchanged(name):
     model = small_model(dropout=0.5).train()
     attends = [block.attention.attend for block in model.blocks]
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -140,7 +140,7 @@ def test_the_model_comes_back_as_it_was(name):
     assert torch.equal(random, torch.get_rng_state())
 
 
-def test_losses_on_repeats_and_on_first_occurrences_are_told_apart_in_each_sequence():
+def test_repeat_losses_separate_first_occurrences_from_repeats_in_each_sequence():
     logits = torch.zeros(2, IDS.size(1), 23)
     for b, period in enumerate((3, 4)):
         for t in range(period, IDS.size(1) - 1):

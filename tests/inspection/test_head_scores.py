@@ -27,7 +27,7 @@ T = 11
 
 
 def one_hot(columns):
-    """A pattern whose row i looks at columns[i] alone."""
+    """A pattern whose row i attends to columns[i] alone."""
     return torch.nn.functional.one_hot(torch.tensor(columns), T).float()
 
 
@@ -49,17 +49,17 @@ UNIFORM = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
         (entropy, UNIFORM, 1.0),
         (entropy, PREVIOUS, 0.0),
         (mean_distance, SELF, 0.0),
-        (mean_distance, PREVIOUS, (T - 1) / T),  # row 0 looks at itself
+        (mean_distance, PREVIOUS, (T - 1) / T),  # row 0 attends to itself
         (mean_distance, FIRST, (T - 1) / 2),
         (mean_distance_without_first, FIRST, 0.0),  # nothing is left
         (mean_distance_without_first, PREVIOUS, 1.0),
     ],
 )
-def test_a_pattern_built_for_a_metric_scores_exactly(metric, pattern, score):
+def test_metric_of_a_pattern_built_for_it_is_exact(metric, pattern, score):
     assert math.isclose(float(metric(pattern)), score, abs_tol=1e-6)
 
 
-def test_uniform_rows_score_the_means_of_their_weights():
+def test_metrics_of_uniform_rows_are_the_means_of_their_weights():
     expected = sum(1 / (i + 1) for i in range(1, T)) / (T - 1)
     assert math.isclose(float(previous_token(UNIFORM)), expected, rel_tol=1e-6)
     assert math.isclose(float(first_token(UNIFORM)), expected, rel_tol=1e-6)
@@ -76,19 +76,19 @@ def test_entropy_of_two_rows_by_hand():
 REPEATED = torch.arange(T) % 5
 
 
-def test_a_perfect_induction_head_scores_one_since_only_rows_that_have_something_to_copy_count():
+def test_induction_of_a_perfect_head_is_one_because_only_eligible_rows_count():
     pattern = one_hot([0] * 5 + [i - 4 for i in range(5, T)])  # the token after the one like this
     assert float(induction(pattern, REPEATED)) == 1.0
     assert float(duplicate_token(pattern, REPEATED)) == 0.0
 
 
-def test_a_duplicate_token_head_scores_one():
+def test_duplicate_token_of_a_perfect_head_is_one():
     pattern = one_hot([0] * 5 + [i - 5 for i in range(5, T)])
     assert float(duplicate_token(pattern, REPEATED)) == 1.0
     assert float(induction(pattern, REPEATED)) == 0.0
 
 
-def test_every_earlier_occurrence_counts_by_hand():
+def test_induction_and_duplicate_token_count_every_earlier_occurrence():
     ids = torch.tensor([7, 3, 7, 7])
     pattern = torch.tensor(
         [[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0], [0.2, 0.3, 0.5, 0.0], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64
@@ -98,11 +98,11 @@ def test_every_earlier_occurrence_counts_by_hand():
     assert math.isclose(float(duplicate_token(pattern, ids)), (0.2 + (0.1 + 0.3)) / 2)
 
 
-def test_tokens_that_never_repeat_score_zero():
+def test_repeats_metrics_of_tokens_that_never_repeat_are_zero():
     assert float(induction(UNIFORM, torch.arange(T))) == float(duplicate_token(UNIFORM, torch.arange(T))) == 0.0
 
 
-def test_each_sequence_of_a_batch_is_matched_with_its_own_tokens():
+def test_repeats_metrics_match_each_sequence_with_its_own_tokens():
     pattern = torch.rand(2, 3, T, T).tril().softmax(-1)
     ids = torch.stack([REPEATED, torch.arange(T) % 3])
     for metric in (induction, duplicate_token):
@@ -110,7 +110,7 @@ def test_each_sequence_of_a_batch_is_matched_with_its_own_tokens():
         assert torch.allclose(metric(pattern, ids), alone)
 
 
-def test_value_weighted_is_the_length_of_what_each_token_gives():
+def test_value_weighted_is_the_norm_of_the_weighted_value_through_w_o():
     model = small_model(n_kv_head=1)
     with capture(model) as maps:
         model(torch.randint(23, (2, 7)))
@@ -119,7 +119,7 @@ def test_value_weighted_is_the_length_of_what_each_token_gives():
     assert torch.allclose(value_weighted(seen)[1, 2, 5, 3], given.norm(), atol=1e-6)
 
 
-def test_rollout_of_one_layer_is_half_itself_and_of_more_their_product():
+def test_rollout_is_the_product_of_layers_that_are_half_identity():
     patterns = torch.rand(2, 3, T, T).tril().softmax(-1)
     halves = [(layer.mean(0) + torch.eye(T)) / 2 for layer in patterns]
     assert torch.allclose(rollout(patterns[:1]), halves[0])
@@ -127,7 +127,7 @@ def test_rollout_of_one_layer_is_half_itself_and_of_more_their_product():
     assert torch.allclose(rollout(patterns).sum(-1), torch.ones(T))
 
 
-def test_weights_that_do_not_sum_to_one_are_taken_as_parts_of_their_sum():
+def test_pattern_scores_normalize_rows_that_do_not_sum_to_one():
     """As ReLU's."""
     for strength in (0.1, 3.0):
         scores = pattern_scores((UNIFORM * strength)[None])
@@ -138,7 +138,7 @@ def test_weights_that_do_not_sum_to_one_are_taken_as_parts_of_their_sum():
 
 
 @pytest.mark.parametrize("name", [*PATTERN_METRICS, *REPEATS_METRICS])
-def test_permuting_heads_permutes_scores_and_changes_nothing_in_place(name):
+def test_metrics_permute_with_the_heads_and_change_nothing_in_place(name):
     pattern = torch.rand(2, 5, T, T).tril().softmax(-1)
     before, order = pattern.clone(), torch.tensor([3, 0, 4, 1, 2])
     ids = torch.stack([REPEATED, REPEATED])

@@ -15,7 +15,7 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_logits_are_the_same_with_and_without_capture(preset):
+def test_capture_leaves_the_logits_unchanged(preset):
     model = small_model(preset)
     plain = model(IDS)
     with capture(model) as maps:
@@ -27,7 +27,7 @@ def test_logits_are_the_same_with_and_without_capture(preset):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "relu"])
-def test_scores_pattern_z_and_result_follow_from_one_another(kind):
+def test_captured_scores_pattern_z_and_result_follow_from_one_another(kind):
     model = small_model(attention=kind, n_kv_head=1)
     with capture(model) as maps:
         model(IDS)
@@ -54,7 +54,7 @@ def test_edit_heads_changes_z_before_the_output_projection_and_lets_gradients_th
     assert removed.grad.any()
 
 
-def test_results_stay_those_of_the_pass_when_the_weights_change():
+def test_captured_result_does_not_change_with_the_weights():
     model = small_model()
     with capture(model) as maps:
         model(IDS)
@@ -64,7 +64,7 @@ def test_results_stay_those_of_the_pass_when_the_weights_change():
     assert torch.equal(maps[1].result, before)
 
 
-def test_maps_of_cached_and_padded_passes_are_those_of_the_whole():
+def test_capture_of_cached_and_padded_passes_gives_the_maps_of_the_whole_text():
     model = small_model()
     with capture(model) as expected:
         model(IDS)
@@ -81,7 +81,7 @@ def test_maps_of_cached_and_padded_passes_are_those_of_the_whole():
 
 
 @pytest.mark.parametrize(("preset", "kind"), [("gpt2", "gpt2"), ("qwen3", "qwen3")])
-def test_maps_are_those_of_transformers(preset, kind):
+def test_captured_patterns_equal_those_of_transformers(preset, kind):
     groups = {"n_kv_head": 1, "head_dim": 8} if preset == "qwen3" else {}
     ours, layout = randomize(small_model(preset, **groups)), LAYOUTS[kind]
     make = {"gpt2": (GPT2Config, GPT2LMHeadModel), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
@@ -93,7 +93,7 @@ def test_maps_are_those_of_transformers(preset, kind):
         assert torch.allclose(maps[layer].pattern, expected, atol=1e-5)
 
 
-def test_nothing_changes_and_nothing_stays():
+def test_capture_leaves_the_model_unchanged():
     model = small_model()  # without dropout, a forward pass itself draws nothing
     model.train()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -111,7 +111,7 @@ def test_nothing_changes_and_nothing_stays():
     assert maps[0] is before
 
 
-def test_the_model_is_given_back_after_an_error():
+def test_capture_restores_the_model_after_an_error():
     model = small_model()
     functions = [block.attention.attend for block in model.blocks]
     with pytest.raises(RuntimeError), capture(model):
@@ -120,7 +120,7 @@ def test_the_model_is_given_back_after_an_error():
 
 
 @pytest.mark.parametrize("precision", ["autocast", torch.bfloat16, torch.float64])
-def test_maps_are_float32_under_autocast_and_in_other_precisions(precision):
+def test_capture_gives_float32_under_autocast_and_in_other_precisions(precision):
     model = small_model()
     if precision != "autocast":
         model.to(precision)
@@ -135,7 +135,7 @@ def test_maps_are_float32_under_autocast_and_in_other_precisions(precision):
     assert torch.allclose(maps[0].pattern.sum(-1), torch.ones(2, 3, 7), atol=1e-6)
 
 
-def test_a_model_compiled_in_place_is_captured_without_being_compiled_again():
+def test_capture_works_on_a_compiled_model_without_compiling_it_again():
     model, compiled = small_model(), []
 
     def backend(graph, inputs):
@@ -155,7 +155,7 @@ def test_a_model_compiled_in_place_is_captured_without_being_compiled_again():
         assert torch.equal(maps[layer].pattern, expected[layer].pattern)
 
 
-def test_maps_are_those_of_their_pass_when_the_cache_is_used_again():
+def test_captured_maps_do_not_change_when_the_cache_is_used_again():
     model = small_model()
     cache = KVCache(model.config, batch=2)
     with torch.no_grad(), capture(model) as maps:

@@ -1,4 +1,4 @@
-"""What a model is looked at with."""
+"""Inputs on which heads are measured: prompts, repeated random tokens, held-out text."""
 
 import numpy as np
 import pytest
@@ -19,26 +19,26 @@ from tests.small import small_tokenizer
 TOKENIZER = small_tokenizer()
 
 
-def test_prompts_are_shown_as_far_as_there_is_room_and_it_says_so(capsys):
+def test_prompt_input_truncates_a_long_prompt_with_a_message(capsys):
     ids = TOKENIZER.encode("lions " * 30)
     assert prompt_input("prompt_1", ids, TOKENIZER, 999).ids.tolist() == [ids[:MAX_DRAWN]]
     assert "prompt_1 has 180 tokens; the first 64 are recorded" in capsys.readouterr().err
     assert prompt_input("prompt_1", ids, TOKENIZER, 29).ids.shape == (1, 29)
 
 
-def test_a_prompt_too_short_to_attend_in_is_refused():
+def test_prompt_input_refuses_a_prompt_of_fewer_than_two_tokens():
     with pytest.raises(UserError, match="has fewer than two tokens"):
         prompt_input("prompt_1", TOKENIZER.encode("T"), TOKENIZER, 29)
 
 
-def test_the_texts_own_probe_starts_at_its_first_line_of_prose():
+def test_prose_excerpt_starts_at_the_first_line_of_prose():
     text = "tail of a line\n   >>> code = 1\n\nThe kids were scared of the lions,\nso they left.\n"
     assert prose_excerpt(text).startswith("The kids were scared of the lions,\nso they")
     assert prose_excerpt("x = 1\n") == "x = 1\n"
 
 
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 4)])
-def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
+def test_repeats_input_has_a_period_for_each_sequence(vocab_size, block_size):
     (model_input,) = repeats_input(range(vocab_size), block_size)
     length = min(64, block_size)
     assert model_input.ids.shape == (8, length)
@@ -51,7 +51,7 @@ def test_random_tokens_repeat_after_periods_that_differ(vocab_size, block_size):
     assert repeats_input(range(vocab_size), 3) == []
 
 
-def test_random_tokens_end_no_line_and_no_document():
+def test_ordinary_tokens_end_neither_lines_nor_documents():
     bpe = train_tokenizer("bpe", "so they left\n\nright away\n" * 50, 300)
     ordinary = ordinary_tokens(bpe)
     assert bpe.end_of_text not in ordinary
@@ -59,7 +59,7 @@ def test_random_tokens_end_no_line_and_no_document():
     assert len(ordinary) > 250
 
 
-def test_held_out_text_is_spread_over_the_split_and_cut_to_the_model():
+def test_held_out_input_is_spread_over_the_split_and_fits_the_block_size():
     tokens = np.arange(1000, dtype=np.uint16)
     model_input = held_out_input(tokens, 29)
     assert model_input.ids.shape == (8, 29)

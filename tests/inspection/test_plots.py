@@ -23,12 +23,12 @@ def pattern(sharp, length=7):
     return raw / raw.sum(-1, keepdims=True)
 
 
-def sheet(sharp, labels="abc␣d⏎z"):
+def grid(sharp, labels="abc␣d⏎z"):
     maps = pattern(sharp)
     return attention_grid(maps, list(labels), {"entropy": maps[..., 1, 0]}, "title")
 
 
-def test_a_weight_has_its_own_colour_whatever_else_is_on_the_map():
+def test_palette_index_depends_on_the_weight_alone():
     for other in (0.0, 1.0):
         pixels = map_pixels(np.array([[other, 0.0], [0.25, 0.0]]), 5)
         assert (pixels[5:, :5] == PAPER + 1 + round(0.5 * 191)).all()
@@ -49,28 +49,28 @@ def test_lightness_falls_all_along_the_scale():
     assert (np.diff(greys) > 0).all()
 
 
-def test_a_sheet_shows_each_weight_in_its_colour():
+def test_attention_grid_draws_each_weight_in_its_colour():
     maps = pattern(1.0)
-    pixels = np.asarray(sheet(1.0).convert("RGB"))
+    pixels = np.asarray(grid(1.0).convert("RGB"))
     for weight in maps[0, 0][np.tril_indices(7)]:
         colour = palette()[PAPER + 1 + round(191 * weight**0.5)]
         assert (pixels == colour).all(-1).sum() >= 81  # a whole cell
 
 
-def test_equal_shapes_give_equal_sizes_whatever_the_weights():
-    assert sheet(0.1).size == sheet(5.0).size
-    assert np.asarray(sheet(0.1)).tobytes() != np.asarray(sheet(5.0)).tobytes()
+def test_attention_grid_size_depends_on_shapes_alone():
+    assert grid(0.1).size == grid(5.0).size
+    assert np.asarray(grid(0.1)).tobytes() != np.asarray(grid(5.0)).tobytes()
 
 
-def test_long_labels_and_many_heads_still_make_a_sheet():
+def test_attention_grid_of_long_labels_and_many_heads():
     maps = pattern(1.0)
     wide = attention_grid(maps, ["␣international"] * 7, {}, "bpe")
-    assert wide.height > sheet(1.0).height
+    assert wide.height > grid(1.0).height
     many = attention_grid(np.tile(maps, (6, 4, 1, 1)), list("abcdefg"), {}, "many")
     assert many.height > many.width / 2
 
 
-def test_captions_never_run_into_the_next_map():
+def test_attention_grid_captions_do_not_overlap_the_next_map():
     """Two tokens make the narrowest maps: the white between one map's caption and the next must stay."""
     narrow = np.tile(np.array([[1.0, 0.0], [0.5, 0.5]]), (1, 3, 1, 1))
     scores = {name: np.ones((1, 3)) for name in ("entropy", "previous_token", "first_token")}
@@ -87,13 +87,13 @@ def test_characters_without_a_glyph_are_named():
     assert not has_glyph("你")
 
 
-def test_the_loss_curve_is_a_picture_of_the_rows(tmp_path):
+def test_loss_curve_is_a_picture_of_the_rows(tmp_path):
     rows = [{"step": "1", "train_loss": "3", "val_loss": ""}, {"step": "2", "train_loss": "2", "val_loss": "2.5"}]
     loss_curve(rows, tmp_path / "loss.png")
     assert Image.open(tmp_path / "loss.png").size == (960, 540)
 
 
-def test_a_grid_writes_each_heads_score_on_the_colour_of_its_value():
+def test_metric_grid_writes_each_score_on_the_colour_of_its_value():
     values = np.array([[0.0, 1.0, 0.25], [0.5, 1.0, 0.0]])
     grid = metric_grid(values, "t", (0.0, 1.0))
     corner = lambda layer, head: grid.getpixel((66 + head * 58 + 2, 54 + layer * 30 + 2))  # noqa: E731
@@ -103,14 +103,14 @@ def test_a_grid_writes_each_heads_score_on_the_colour_of_its_value():
     assert metric_grid(values * 0.1, "t", (0.0, 1.0)).size == grid.size
 
 
-def test_signed_scores_have_a_hue_for_each_sign():
+def test_metric_grid_has_a_hue_for_each_sign():
     red, white, blue = score_colours(np.array([-1.0, 0.0, 1.0]), (-1.0, 1.0)).tolist()
     assert red[0] > red[2]
     assert blue[2] > blue[0]
     assert min(white) > 240
 
 
-def test_a_film_sorts_heads_by_their_last_score_and_marks_the_step_where_one_forms():
+def test_head_timeline_sorts_heads_by_their_last_score_and_marks_the_step_where_one_forms():
     steps, scores = [0, 1, 2, 4], np.zeros((4, 1, 3))
     scores[2:, 0, 1] = 0.9
     plain = head_timeline(scores * 0.1, steps, "induction", 0.5, {"train": [(1, 3.0), (4, 2.0)], "val": []})

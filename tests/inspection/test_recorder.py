@@ -44,19 +44,19 @@ def rows(folder):
     return list(csv.DictReader((folder / "heads.csv").open()))
 
 
-def test_a_look_writes_sheets_grids_the_page_and_a_row_for_every_head(tmp_path):
-    look = recorder(tmp_path).record(model(), 500)
-    sheets = {f"attn/maps/{name}": tmp_path / f"maps_{name}_step_000500.png" for name in ("text", "repeats")}
-    grids = {f"heads/{name}": tmp_path / f"grid_{name}.png" for name in METRICS}
-    assert look.pictures == sheets | grids
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in look.pictures.values())
+def test_record_writes_attention_grids_metric_grids_the_page_and_a_row_for_every_head(tmp_path):
+    snapshot = recorder(tmp_path).record(model(), 500)
+    attention_grids = {f"attn/maps/{name}": tmp_path / f"maps_{name}_step_000500.png" for name in ("text", "repeats")}
+    metric_grids = {f"heads/{name}": tmp_path / f"grid_{name}.png" for name in METRICS}
+    assert snapshot.pictures == attention_grids | metric_grids
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in snapshot.pictures.values())
     assert "a run" in (tmp_path / "view.html").read_text()
     assert list(rows(tmp_path)[0]) == HEADS_COLUMNS
-    places = [(row["input"], row["layer"], row["head"]) for row in rows(tmp_path)]
-    assert places == [(p, str(i), str(j)) for p in ("text", "repeats", "val") for i in range(2) for j in range(3)]
+    keys = [(row["input"], row["layer"], row["head"]) for row in rows(tmp_path)]
+    assert keys == [(p, str(i), str(j)) for p in ("text", "repeats", "val") for i in range(2) for j in range(3)]
 
 
-def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are_empty(tmp_path):
+def test_heads_csv_has_the_scores_of_the_models_maps_and_empty_cells_elsewhere(tmp_path):
     made = recorder(tmp_path)
     made.record(model(), 0)
     text, repeats, val = (
@@ -72,28 +72,28 @@ def test_scores_are_those_of_the_models_own_maps_and_cells_that_do_not_apply_are
     assert all(row[name] == "" for row in (text, repeats, val) for name in EFFECTS)
 
 
-def test_the_numbers_are_the_greatest_the_mean_and_how_many_heads_have_formed(tmp_path):
+def test_chart_values_are_the_maximum_the_mean_and_the_count_above_the_threshold(tmp_path):
     made = recorder(tmp_path)
-    look = made.record(model(), 0)
-    told = np.array([float(row["first_token"]) for row in rows(tmp_path) if row["input"] == "val"])
-    assert look.chart_values["heads/first_token/max"] == pytest.approx(told.max())
-    assert look.chart_values["heads/first_token/mean"] == pytest.approx(told.mean())
-    assert look.chart_values["heads/first_token/count"] == (told > 0.3).sum()
+    snapshot = made.record(model(), 0)
+    scores = np.array([float(row["first_token"]) for row in rows(tmp_path) if row["input"] == "val"])
+    assert snapshot.chart_values["heads/first_token/max"] == pytest.approx(scores.max())
+    assert snapshot.chart_values["heads/first_token/mean"] == pytest.approx(scores.mean())
+    assert snapshot.chart_values["heads/first_token/count"] == (scores > 0.3).sum()
     first, again = repeat_losses(model()(made.inputs[1].ids), made.inputs[1].ids, made.inputs[1].period)
-    assert (look.chart_values["heads/repeated_loss"], look.chart_values["heads/induction_loss"]) == (
+    assert (snapshot.chart_values["heads/repeated_loss"], snapshot.chart_values["heads/induction_loss"]) == (
         again,
         again - first,
     )
     (row,) = csv.DictReader((tmp_path / "repeats.csv").open())
     assert row == {"step": "0", "first_loss": str(first), "repeated_loss": str(again)}
-    assert "heads/entropy/count" not in look.chart_values
+    assert "heads/entropy/count" not in snapshot.chart_values
 
 
-def test_the_last_look_adds_what_heads_do_to_predictions_and_the_films(tmp_path):
+def test_finish_adds_effects_and_head_timelines(tmp_path):
     made = recorder(tmp_path)
     made.record(model(1), 0)
     made.record(model(2), 500)
-    last = made.finish(model(2), 500)  # in place of the look at the same step
+    last = made.finish(model(2), 500)  # in place of the snapshot of the same step
     assert [row["step"] for row in rows(tmp_path)] == ["0"] * 18 + ["500"] * 18
     val = [row for row in rows(tmp_path) if (row["step"], row["input"]) == ("500", "val")]
     expected = EFFECTS["mean_ablation"](model(2), made.inputs[2].ids)
@@ -108,27 +108,25 @@ def test_the_last_look_adds_what_heads_do_to_predictions_and_the_films(tmp_path)
     )
 
 
-def test_pictures_have_the_same_size_at_every_step(tmp_path):
+def test_recorder_pictures_have_the_same_size_at_every_step(tmp_path):
     made = recorder(tmp_path)
     first, second = (made.record(model(seed), step) for seed, step in ((1, 0), (9, 1)))
     sizes = {name: Image.open(file).size for name, file in first.pictures.items()}
     assert {name: Image.open(file).size for name, file in second.pictures.items()} == sizes
 
 
-def test_looking_changes_neither_weights_nor_mode_nor_random_state(tmp_path):
-    made, looked_at = recorder(tmp_path), model(dropout=0.5)
-    looked_at.train()
+def test_recorder_changes_neither_weights_nor_mode_nor_random_state(tmp_path):
+    made, recorded = recorder(tmp_path), model(dropout=0.5)
+    recorded.train()
     state = torch.get_rng_state()
-    first, second = made.record(looked_at, 0), made.finish(looked_at, 1)
-    assert {
-        name: second.chart_values[name] for name in first.chart_values
-    } == first.chart_values  # dropout is off while looking
+    first, second = made.record(recorded, 0), made.finish(recorded, 1)
+    assert {name: second.chart_values[name] for name in first.chart_values} == first.chart_values  # dropout is off
     assert torch.equal(state, torch.get_rng_state())
-    assert looked_at.training
-    assert all(p.grad is None for p in looked_at.parameters())
+    assert recorded.training
+    assert all(p.grad is None for p in recorded.parameters())
 
 
-def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkeypatch):
+def test_recorder_page_has_every_drawn_step_also_after_a_resume(tmp_path, monkeypatch):
     views = []
     monkeypatch.setattr("headwise.inspection.recorder.render", lambda view: views.append(view) or "page")
     made = recorder(tmp_path)
@@ -159,7 +157,7 @@ def test_the_page_holds_every_pictured_step_also_after_a_resume(tmp_path, monkey
     assert after.losses == LOSSES
 
 
-def test_a_damaged_step_is_named_before_training_goes_on(tmp_path):
+def test_recorder_names_a_damaged_step_before_training_continues(tmp_path):
     recorder(tmp_path).record(model(), 0)
     file = tmp_path / "steps/step_000000.npz"
     for damaged in (b"", b"PK no zip", file.read_bytes()[:200]):

@@ -1,13 +1,11 @@
-"""One look at a finished model."""
+"""The attention of a finished model on a text: page contents, head scores, show."""
 
-import json
 import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
@@ -18,7 +16,7 @@ from headwise.inspection.page.page import compand
 from headwise.inspection.recorder import HEAD_METRICS, HEADS_COLUMNS
 from headwise.inspection.snapshot import head_scores, show, text_view, tokenize, view_grid
 from tests.browser.views import data_of
-from tests.small import randomize, script, script_here, small_model, small_tokenizer, train
+from tests.small import randomize, small_model, small_tokenizer, train
 
 TEXT = "The lions left"
 
@@ -38,7 +36,7 @@ def checkpoint(tmp_path):
     return Checkpoint(tmp_path / "best.ckpt", model, tokenizer, {"step": 700})
 
 
-def test_the_view_holds_the_models_own_maps_vectors_and_scores(checkpoint):
+def test_text_view_has_the_maps_vectors_and_scores_of_the_model(checkpoint):
     view = text_view(checkpoint, [tokenize(checkpoint, TEXT)], start={"layer": 1})
     (prompt,) = view.prompts
     model, ids = checkpoint.model, torch.tensor([checkpoint.tokenizer.encode(TEXT)])
@@ -74,7 +72,7 @@ def test_head_scores_have_the_keys_of_heads_csv(checkpoint):
     ("text", "message"),
     [("T", "has fewer than two tokens"), ("lions " * 5, "has 30 tokens; give at most block_size=29")],
 )
-def test_a_text_that_cannot_be_shown_is_refused(checkpoint, text, message):
+def test_tokenize_refuses_a_text_that_is_too_short_or_too_long(checkpoint, text, message):
     with pytest.raises(UserError, match=message):
         tokenize(checkpoint, text)
 
@@ -102,48 +100,3 @@ def test_show_opens_the_newest_run_or_a_path(trained, tmp_path, monkeypatch):
     assert data_of(page)["prompts"] == data_of(show(TEXT, str(trained)))["prompts"]
     page.save(tmp_path / "lions.html")
     assert (tmp_path / "lions.html").read_text(encoding="utf-8") == page
-
-
-def test_the_script_writes_the_page_and_the_sheet_of_a_trained_run(trained, tmp_path):
-    wanted = ["--checkpoint", trained, "--prompt", "The yield statement", "--output", "a.html", "--png", "a.png"]
-    result = script("attention", *wanted, cwd=tmp_path)
-    assert result.stdout == "a.html\na.png\n"
-    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
-    assert Image.open(tmp_path / "a.png").width > 500
-
-
-def test_the_script_walks_through_a_head_and_opens_the_page_there(trained, tmp_path):
-    at = ["--layer", 1, "--head", 0, "--query", 4]
-    flags = ["--checkpoint", trained, "--prompt", "The yield statement"]
-    shown = script_here("attention", *flags, *at, "--output", "a.html", cwd=tmp_path).stdout
-    assert shown.startswith("Head 1.0 (layer 1, head 0), query 4 y\nOver the whole text, this head ")
-    assert shown.endswith("a.html\n")
-    data = data_of((tmp_path / "a.html").read_text())
-    assert data["start"] == {"layer": 1, "head": 0, "query": 4, "walk": 1}
-    assert [data["prompts"][0]["vectors"][0][name] for name in ("layer", "head")] == [1, 0]
-    numbers = json.loads(script_here("attention", *flags, *at, "--heads", "--json", cwd=tmp_path).stdout)
-    assert numbers["walkthrough"]["tokens"][4] == "y"
-    assert [(row["layer"], row["head"]) for row in numbers["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert numbers["walkthrough"]["description"] == numbers["heads"][2]["description"]
-    table = script_here("attention", *flags, "--heads", cwd=tmp_path).stdout
-    assert table.count("\n1.0 ") == 2
-    assert numbers["heads"][2]["description"].split()[0] in table
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ([], "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png"),
-        (["--layer", "0"], "--layer and --head go together"),
-        (["--query", "0", "--heads"], "--query 0 needs --layer and --head as well"),
-        (["--output", "."], "--output=. is a folder; give a file's name"),
-        (["--output", "lions.png"], "--output=lions.png must end in .html"),
-        (["--png", "lions.html"], "--png=lions.html must end in .png"),
-        (["--output", "a.html", "--checkpoint", "nowhere.ckpt"], "checkpoint=nowhere.ckpt does not exist"),
-    ],
-)
-def test_wrong_flags_are_one_line(tmp_path, flags, message):
-    result = script_here("attention", "--prompt", "ab", *flags, cwd=tmp_path, ok=False)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1

@@ -32,7 +32,7 @@ FEW_TOKENS = 8  # in a shorter text the previous, the first and a query's own to
 
 
 @dataclass
-class Text:
+class TokenizedText:
     """A tokenized text."""
 
     name: str
@@ -61,21 +61,17 @@ def head_scores(checkpoint: Checkpoint, text: str, effects: bool = True) -> list
     snapshot = text_snapshot(checkpoint, "text", ids, EFFECTS if effects else ["ov_copying"])
     scores = {name: snapshot.main_scores[name] for name in HEAD_METRICS if name in snapshot.main_scores}
     scores["own_token"] = np.stack([own_token(normalize_rows(one.pattern))[0] for one in snapshot.maps["text"]])
+    snapshot.scores = {"text": scores}
     uncertain = f" (measured on only {len(ids)} tokens)" if len(ids) < FEW_TOKENS else ""
-    rows = []
-    for layer, head in np.ndindex(*scores["own_token"].shape):
-        row = {name: float(values[layer, head]) for name, values in scores.items()}
-        keys = {"step": snapshot.step, "input": "text", "layer": layer, "head": head}
-        rows.append(keys | row | {"description": head_description(row) + uncertain})
-    return rows
+    return [row | {"description": head_description(row) + uncertain} for row in snapshot.rows]
 
 
-def tokenize(checkpoint: Checkpoint, text: str, key: str = "the text") -> Text:
+def tokenize(checkpoint: Checkpoint, text: str, key: str = "the text") -> TokenizedText:
     """Return a text as tokens. Raise UserError, which starts with `key`, if it is too short or too long."""
     ids, block_size = checkpoint.tokenizer.encode(text, key), checkpoint.model.config.block_size
     require(len(ids) >= 2, f"{key} {text!r} has fewer than two tokens; give a longer text")
     require(len(ids) <= block_size, f"{key} has {len(ids)} tokens; give at most block_size={block_size}")
-    return Text("text", ids)
+    return TokenizedText("text", ids)
 
 
 def text_snapshot(checkpoint: Checkpoint, name: str, ids: list[int], effects: Iterable[str] = EFFECTS) -> Snapshot:
@@ -85,7 +81,7 @@ def text_snapshot(checkpoint: Checkpoint, name: str, ids: list[int], effects: It
     return take_snapshot(checkpoint.model, inputs, int(checkpoint.about.get("step", 0)), effects)
 
 
-def text_view(checkpoint: Checkpoint, texts: list[Text], start: dict[str, Any] | None = None) -> View:
+def text_view(checkpoint: Checkpoint, texts: list[TokenizedText], start: dict[str, Any] | None = None) -> View:
     """Return the contents of the page of these texts; `start` is what it shows first. Of a text longer than block_size
     the page has the model's last context window."""
     config = checkpoint.model.config
@@ -96,7 +92,7 @@ def text_view(checkpoint: Checkpoint, texts: list[Text], start: dict[str, Any] |
     return View(str(checkpoint.path), [step], prompts, config.n_kv_head, config.attention, start=start or {})
 
 
-def text_prompt(checkpoint: Checkpoint, text: Text, start: dict[str, Any]) -> Prompt:
+def text_prompt(checkpoint: Checkpoint, text: TokenizedText, start: dict[str, Any]) -> Prompt:
     """Return one text's part of the page. The q, k and v of the head in `start` are the last to be left out."""
     block_size, length = checkpoint.model.config.block_size, len(text.ids)
     offset = window_start(length - 1, block_size)  # of the window from which the last token was predicted

@@ -39,7 +39,7 @@ def test_companding_keeps_the_lower_triangle_to_four_thousandths():
     assert compand(np.array([[0.25, 0.9], [1.0, 0.04]])).tolist() == [round(255 * 0.5), 255, round(255 * 0.2)]
 
 
-def test_everything_comes_back_as_it_went_in(seen):
+def test_page_data_decodes_to_the_arrays_of_the_view(seen):
     view = view_of(seen)
     data = data_of(render(view))
     assert data["steps"] == STEPS
@@ -58,13 +58,13 @@ def test_everything_comes_back_as_it_went_in(seen):
             assert np.array_equal(array(data, one["pattern"], "<f4"), maps.pattern[0, head][np.tril_indices(length)])
 
 
-def test_keys_and_values_that_heads_share_are_stored_once(seen):
+def test_page_stores_shared_keys_and_values_once(seen):
     first = data_of(render(view_of(seen)))["prompts"][0]["vectors"]
     assert (first[1]["k"], first[1]["v"]) == (first[2]["k"], first[2]["v"])  # heads 1.2 and 1.3
     assert first[1]["q"] != first[2]["q"]
 
 
-def test_nothing_breaks_out_of_the_page(seen):
+def test_page_escapes_titles_and_labels(seen):
     page = render(view_of(seen, title="</script><script>alert(1)</script>\u2028\ud800"))
     page.encode("utf-8")
     assert page.count("</script>") == 2  # the data's and the page's own
@@ -74,12 +74,12 @@ def test_nothing_breaks_out_of_the_page(seen):
     assert data_of(page)["prompts"][0]["labels"] == HOSTILE
 
 
-def test_a_title_that_looks_like_a_placeholder_stays_a_title(seen):
+def test_page_title_like_a_placeholder_stays_a_title(seen):
     page = render(view_of(seen, title="{{data}} {{summary}}"))
     assert "<title>{{data}} {{summary}} · attention</title>" in page
 
 
-def test_steps_go_first_and_the_page_knows_it(seen):
+def test_page_over_budget_leaves_out_steps_first(seen):
     view = view_of(seen)
     many = [np.random.default_rng(0).permuted(np.repeat(p.patterns[:1], 41, 0), axis=-1) for p in view.prompts]
     prompts = [
@@ -109,7 +109,7 @@ def cut(prompt, count):
     return replace(prompt, patterns=prompt.patterns[:count], value_norms=prompt.value_norms[:count], scores=scores)
 
 
-def test_then_vectors_go_the_last_of_each_prompt_first(seen):
+def test_page_over_budget_leaves_out_vectors_of_the_last_heads_next(seen):
     view = view_of(seen)
     without = len(render(replace(view, prompts=[replace(p, heads=[]) for p in view.prompts])))
     data = data_of(render(view, max_bytes=(without + len(render(view))) // 2))
@@ -120,11 +120,11 @@ def test_then_vectors_go_the_last_of_each_prompt_first(seen):
     assert not any(prompt["vectors"] for prompt in data_of(render(view, max_bytes=1000))["prompts"])
 
 
-def test_the_page_is_well_within_its_budget_by_default(seen):
+def test_page_is_within_its_budget_by_default(seen):
     assert len(render(view_of(seen)).encode()) < 200_000
 
 
-def test_one_step_of_256_tokens_and_36_heads_fits_into_two_megabytes():
+def test_page_of_one_step_of_256_tokens_and_36_heads_fits_into_two_megabytes():
     rng = np.random.default_rng(0)
     patterns = rng.dirichlet(np.full(256, 0.05), size=(1, 6, 6, 256)).astype(np.float32)
     view = view_of(moments())
@@ -134,7 +134,7 @@ def test_one_step_of_256_tokens_and_36_heads_fits_into_two_megabytes():
     assert len(render(replace(view, steps=[7], prompts=[prompt], n_kv_head=3))) < 2_000_000
 
 
-def test_scores_are_readable_without_scripts(seen):
+def test_page_scores_are_readable_without_scripts(seen):
     page = render(view_of(seen))
     table = re.search(r"<details.*</details>", page, re.DOTALL)[0]
     value = float(patterns_of(seen["repeats"][-1])[1, 2, 1:, 0].mean())
@@ -144,7 +144,7 @@ def test_scores_are_readable_without_scripts(seen):
     assert "&lt;/script&gt;" in table
 
 
-def test_shapes_that_disagree_are_refused(seen):
+def test_page_refuses_arrays_of_other_shapes(seen):
     view = view_of(seen)
     with pytest.raises(ValueError, match="prompt text: patterns is"):
         render(replace(view, steps=[1, 2]))
@@ -152,7 +152,7 @@ def test_shapes_that_disagree_are_refused(seen):
         render(replace(view, normalize="sigmoid"))
 
 
-def test_a_notebook_shows_the_page_in_a_sandbox():
+def test_page_in_a_notebook_is_a_sandboxed_iframe():
     shown = Page('<p class="a">&amp;</p>', "")._repr_html_()
     assert shown.startswith('<iframe srcdoc="&lt;p class=&quot;a&quot;&gt;&amp;amp;&lt;/p&gt;" sandbox="allow-scripts"')
     assert "600px" in shown
