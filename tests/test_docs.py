@@ -81,7 +81,9 @@ def test_paths_named_in_documents_exist(page):
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["README", "docs/checkpoints", "docs/data", "docs/inspection", "docs/model"])
+@pytest.mark.parametrize(
+    "page", ["README", "docs/checkpoints", "docs/data", "docs/inspection", "docs/model", "docs/python"]
+)
 def test_python_in_documents_runs(page, tmp_path, monkeypatch):
     """The newest run is docs/example, and my.txt is this page."""
     namespace, page = {}, ROOT / f"{page}.md"
