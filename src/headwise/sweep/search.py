@@ -229,7 +229,7 @@ def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
                 overrides = [override for part in (*corner[:place], end, *corner[place + 1 :]) for override in part]
                 try:
                     config = cast(TrainConfig, OmegaConf.to_object(compose_run([*given, *overrides], folder)))
-                    devices = validate_run(config).count
+                    devices = validate_run(config).world_size
                     require(devices == 1, f"trainer.devices={devices}: a trial of a sweep trains on one device")
                     break
                 except UserError as error:

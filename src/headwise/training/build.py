@@ -97,7 +97,7 @@ def build_callbacks(run: RunConfig, folder: Path, token_files: TokenFiles, peak:
     val_every, stopwatch = run.trainer.val_check_interval, Stopwatch()
     held_out = [i for i in token_files.tokens("val")[:8192].tolist() if i != tokenizer.end_of_text]
     excerpt = tokenizer.encode(prose_excerpt(tokenizer.decode(held_out)))
-    samples, checkpoint = wanted.samples, wanted.checkpoint
+    samples, early_stopping, checkpoint = wanted.samples, wanted.early_stopping, wanted.checkpoint
     prompt = tokenizer.encode(samples.prompt, "callbacks.samples.prompt") if samples.prompt else excerpt[:32]
     recorder = build_recorder(run, folder, token_files, excerpt[:EXCERPT_TOKENS])
     return [
@@ -105,11 +105,9 @@ def build_callbacks(run: RunConfig, folder: Path, token_files: TokenFiles, peak:
             folder / "metrics.csv", run.trainer.log_every_n_steps, val_every, run.tokens_per_step, peak, stopwatch
         ),
         AttentionMaps(recorder, wanted.attention.every_n_steps, stopwatch),
-        TextSamples(
-            folder / "samples.txt", samples.every_n_steps, prompt, samples.tokens, samples.temperature, stopwatch
-        ),
+        TextSamples(folder / "samples.txt", samples, prompt, stopwatch),
         ProgressBar(),
-        EarlyStopping(wanted.early_stopping.patience),
+        EarlyStopping(early_stopping.patience),
         Checkpoints(folder / "checkpoints", checkpoint.every_n_steps, val_every, stopwatch),
     ]
 

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from headwise.config import SamplesConfig
 from headwise.console import say
 from headwise.distributed.strategies import gather_model
 from headwise.files import atomic_write, write_text
@@ -212,18 +213,9 @@ class Checkpoints(EveryNSteps, Checkpoint):
 class TextSamples(EveryNSteps):
     """Write to samples.txt how the model continues one prompt, every n steps, always with the same seed."""
 
-    def __init__(
-        self,
-        path: Path,
-        every_n_steps: int | None,
-        prompt: list[int],
-        tokens: int,
-        temperature: float,
-        stopwatch: Stopwatch,
-    ):
-        super().__init__(every_n_steps)
-        self.path, self.prompt, self.tokens, self.temperature = path, prompt, tokens, temperature
-        self.stopwatch = stopwatch
+    def __init__(self, path: Path, config: SamplesConfig, prompt: list[int], stopwatch: Stopwatch):
+        super().__init__(config.every_n_steps)
+        self.path, self.config, self.prompt, self.stopwatch = path, config, prompt, stopwatch
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -236,9 +228,10 @@ class TextSamples(EveryNSteps):
         model = gather_model(module.model, trainer)
         if model is None:
             return
+        sampling = Sampling(temperature=self.config.temperature)
         eager = torch.compiler.set_stance("force_eager")  # or each length would be compiled
         with self.stopwatch.paused(), eval_mode(model), eager:
-            new = generate_tokens(model, [self.prompt], self.tokens, Sampling(temperature=self.temperature), [0])
+            new = generate_tokens(model, [self.prompt], self.config.tokens, sampling, [0])
             ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"==== step {trainer.global_step}\n{module.tokenizer.decode(self.prompt + ids)}\n\n")

@@ -33,12 +33,8 @@ def constant(progress: float, config: ScheduleConfig) -> float:
     return 1.0
 
 
-SCHEDULES: dict[str, Callable[[float, ScheduleConfig], float]] = {
-    "cosine": cosine,
-    "linear": linear,
-    "wsd": wsd,
-    "constant": constant,
-}
+Schedule = Callable[[float, ScheduleConfig], float]
+SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "linear": linear, "wsd": wsd, "constant": constant}
 
 
 def multiplier(step: int, config: ScheduleConfig, max_steps: float) -> float:

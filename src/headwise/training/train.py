@@ -83,41 +83,42 @@ def train(
     assert isinstance(config, TrainConfig)
     silence_lightning()
     devices = validate_run(config)
+    device, is_first = devices.strategy.root_device, devices.is_global_zero
     with locked_folder(info.folder, "run_dir") if rank() == 0 else nullcontext():
         set_backends(config)
-        resume_from, saved = read_checkpoint(config, info.folder, devices.is_first)
+        resume_from, saved = read_checkpoint(config, info.folder, is_first)
         initial = load_initial_model(config, resume_from, info.overrides)
         token_files = rank_zero_first("text", partial(prepare_text, config, initial))
         run = resolve(
             config,
             token_files.tokenizer.vocab_size,
-            devices.count,
-            devices.device.type,
+            devices.world_size,
+            device.type,
             initial.model.config if initial else None,
             saved["headwise"]["about"] if saved else None,
         )
         if saved and resume_from:
             validate_resume(saved, run, token_files.key, resume_from)
             if summary := finished_summary(saved, run, info.folder):
-                return summary if devices.is_first else None
+                return summary if is_first else None
         model = build.build_model(run, initial)
-        peak = matmul_peak(devices.device, DTYPES[run.trainer.precision])
+        peak = matmul_peak(device, DTYPES[run.trainer.precision])
         saved_config = run.as_dict() | {"run_dir": str(info.folder)}
-        module = build.build_module(run, model, token_files, saved_config, devices.device)
+        module = build.build_module(run, model, token_files, saved_config, device)
         datamodule = build.build_datamodule(run, token_files)
         callbacks = [*build.build_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
         plan = plan_lines(run, model, token_files.manifest["tokens"])
         if run.estimate:
-            if devices.is_first:
-                print("\n".join([*plan, *cost_lines(run, model, devices.device)]))
+            if is_first:
+                print("\n".join([*plan, *cost_lines(run, model, device)]))
             return None
         logger = None
-        if devices.is_first:
-            begin_folder(info, saved_config, [*plan, device_line(run, devices.device, peak)])
+        if is_first:
+            begin_folder(info, saved_config, [*plan, device_line(run, device, peak)])
             logger = make_logger(run.logger, info.folder, saved_config, info.name, info.sweep)
         wandb_run, trainer = wandb_run_path(logger), build.build_trainer(run, run.accumulate, callbacks, logger)
         fit(trainer, module, datamodule, resume_from, run, info)
-        return write_summary(run, info, module, token_files, wandb_run, start) if devices.is_first else None
+        return write_summary(run, info, module, token_files, wandb_run, start) if is_first else None
 
 
 def info_of_job() -> RunInfo:
@@ -144,17 +145,9 @@ def silence_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-@dataclass(frozen=True)
-class Devices:
-    """The devices of the run, as this process sees them."""
-
-    count: int  # of all nodes
-    device: torch.device  # this process's own
-    is_first: bool  # whether this process writes and prints
-
-
-def validate_run(config: TrainConfig) -> Devices:
-    """Return the devices of the run. Raises UserError for everything that can be known to be wrong without the text."""
+def validate_run(config: TrainConfig) -> L.Trainer:
+    """Raise UserError for everything that can be known to be wrong without the text. Returns a Trainer with the run's
+    devices; it is not the one that trains."""
     validate(config)
     prepare.check(config.data, config.tokenizer)
     validate_choices(config)
@@ -164,7 +157,7 @@ def validate_run(config: TrainConfig) -> Devices:
     trainer = build.build_trainer(config)
     strategies.validate_processes(config, trainer)
     batch_arithmetic(config.data, trainer.world_size)
-    return Devices(trainer.world_size, trainer.strategy.root_device, trainer.is_global_zero)
+    return trainer
 
 
 def set_backends(config: TrainConfig) -> None:
