@@ -372,7 +372,7 @@ def test_the_step_through_computes_what_torch_computes(visit, kind):
 def test_stages_go_forth_and_back_and_w_steps_through_them(page):
     page.click("#head-0-1")
     press(page, "w")
-    until(page, "document.querySelector('#told').getBoundingClientRect().bottom < innerHeight")  # it scrolls there
+    until(page, "document.querySelector('#explanation').getBoundingClientRect().bottom < innerHeight")  # it scrolls there
     assert page.locator("#keys thead th").count() == 2
     for stage in range(1, 7):
         page.click("#next")
@@ -400,7 +400,7 @@ def test_the_example_follows_the_arrow_keys(visit, text, seen):
     page = visit(text, "#layer=1&head=2&query=6&key=3&stage=4")
     press(page, "ArrowRight")
     weight = float(attention(seen, 2, 0, 1, 2)[6, 4])
-    assert f"{weight:.4f}" in page.inner_text("#told")
+    assert f"{weight:.4f}" in page.inner_text("#explanation")
 
 
 def test_a_head_without_vectors_says_why_and_leads_to_those_with(page):
@@ -437,7 +437,7 @@ def test_two_steps_and_two_heads_are_compared(visit, text, seen):
     b = float(attention(seen, 2, 0, 0, 3)[8, 2])
     assert compared(page) == pytest.approx([a, b, b - a], abs=2 * QUANTUM)
     difference = attention(seen, 2, 0, 0, 3) - attention(seen, 2, 0, 1, 1)
-    assert f"{float(difference.abs().max()):.2f}"[:3] in page.inner_text("#compare-says")
+    assert f"{float(difference.abs().max()):.2f}"[:3] in page.inner_text("#compare-summary")
     page.locator("#map-d").hover(position={"x": 3, "y": 3})
     assert compared(page)[2] == pytest.approx(b - a, abs=2 * QUANTUM)  # locked
     press(page, "Escape")
@@ -450,7 +450,7 @@ def test_two_runs_are_compared_through_a_file(visit, text, seen, tmp_path):
     file = tmp_path / "other.html"
     file.write_text(render(view_of(second, title="the <i>other</i> run", steps=[0, 40, 220])), encoding="utf-8")
     page = visit(text, "#tab=compare&mode=runs&layer=1&head=2&query=9&key=4")
-    assert "goes nowhere" in page.inner_text("#compare-says")
+    assert "goes nowhere" in page.inner_text("#compare-summary")
     page.set_input_files("#with-file", file)
     page.wait_for_selector("#map-b", state="visible")
     a, b = float(attention(seen, 2, 0, 1, 2)[9, 4]), float(attention(second, 2, 0, 1, 2)[9, 4])
@@ -461,12 +461,12 @@ def test_two_runs_are_compared_through_a_file(visit, text, seen, tmp_path):
     wrong = tmp_path / "wrong.html"
     wrong.write_text("<p>hello</p>")
     page.set_input_files("#with-file", wrong)
-    until(page, "document.querySelector('#compare-says').textContent.includes('not a page like this one')")
+    until(page, "document.querySelector('#compare-summary').textContent.includes('not a page like this one')")
     others = view_of(second)
     relabelled = [replace(prompt, labels=["x"] * len(prompt.labels)) for prompt in others.prompts]
     file.write_text(render(replace(others, prompts=relabelled)), encoding="utf-8")
     page.set_input_files("#with-file", file)
-    until(page, "document.querySelector('#compare-says').textContent.includes('no prompt of the same tokens')")
+    until(page, "document.querySelector('#compare-summary').textContent.includes('no prompt of the same tokens')")
 
 
 def test_one_row_as_a_table(visit, text, seen):

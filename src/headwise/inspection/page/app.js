@@ -913,23 +913,23 @@ function drawArcs(from, ends, strength) {
 /* ---- 5. One head, step by step. Each stage adds columns to a table of the keys. ---- */
 
 const SHOWN_KEYS = 40; // rows of the table; of more keys, those of the greatest weights
-const STAGES = [ // what each says of query i, key j, vectors of D numbers, and the walk w
-  { name: "q and k", tell: ({ D }) => [`Every token has made a query q and a key k, ${D} numbers each. The query says
-    what its token looks for, the keys what theirs offer. (Positions and norms, if there are any, are already in.)`] },
-  { name: "q·k", tell: ({ j, w, terms }) => [`Multiply the query by each key, number by number, and add: how well they
+const STAGES = [ // the explanation of each stage for query i, key j, vectors of D numbers, and the walk w
+  { name: "q and k", explain: ({ D }) => [`Every token has a query q and a key k of ${D} numbers each. The query is compared
+    with the keys of all tokens up to its own. (Positions and norms, if there are any, are already applied.)`] },
+  { name: "q·k", explain: ({ j, w, terms }) => [`Multiply the query by each key, number by number, and add: how well they
     match. Here `, code(`${terms} = ${fixed(w.dots[j], 4)}`)] },
-  { name: "÷ √d", tell: ({ j, w, D }) => ["Divide by √d, so that the size does not depend on the width d. Here ",
+  { name: "÷ √d", explain: ({ j, w, D }) => ["Divide by √d, so that the size does not depend on the width d. Here ",
     code(`${fixed(w.dots[j], 4)} / √${D} = ${fixed(w.scaled[j], 4)}`)] },
-  { name: "mask", tell: () => ["A token may not look ahead: the scores of later tokens become −∞, their weights 0."] },
-  { name: "softmax", tell: ({ j, w }) => [`Make weights of the scores: raise e to each (less the greatest, so that
+  { name: "mask", explain: () => ["A token cannot attend to later tokens: their scores become −∞, their weights 0."] },
+  { name: "softmax", explain: ({ j, w }) => [`Make weights of the scores: raise e to each (less the greatest, so that
     nothing overflows), then divide by the sum. They add up to 1. Here `,
     code(`exp(${fixed(w.masked[j], 4)} − ${fixed(w.most, 4)}) / ${fixed(w.divisor, 4)} = ${fixed(w.weights[j], 4)}`)] },
-  { name: "× v", tell: ({ j, w, D }) => [`Every token has a value v, ${D} numbers: what it gives to whoever looks.
+  { name: "× v", explain: ({ j, w, D }) => [`Every token has a value v, ${D} numbers: what queries that attend to it receive.
     Multiply each value by its weight, here by `, code(fixed(w.weights[j], 4)), "."] },
-  { name: "sum: z", tell: () => [`Add them up, key after key. The last sum is z, what this head passes on of all it has
-    read (through W_O, into the token's embedding).`] },
+  { name: "sum: z", explain: () => [`Add them up, key after key. The last sum is z, the output of this head for the
+    query. W_O maps it to what the head adds to the residual stream.`] },
 ];
-const RELU = { name: "relu", tell: ({ i, j, w }) => [`Make weights of the scores: negative ones become 0, and all are
+const RELU = { name: "relu", explain: ({ i, j, w }) => [`Make weights of the scores: negative ones become 0, and all are
   divided by the number of visible keys. Here `,
   code(`max(${fixed(w.masked[j], 4)}, 0) / ${i + 1} = ${fixed(w.weights[j], 4)}`)] };
 const stages = () => STAGES.map((stage) => (stage.name === "softmax" && view.normalize === "relu" ? RELU : stage));
@@ -965,7 +965,7 @@ function drawWalk() {
   $("stages").replaceChildren(...stages().map(({ name }, n) => make("button",
     { "data-stage": n, "aria-current": n === state.stage ? "step" : null, onclick: () => set({ stage: n }) },
     `${n + 1}  ${name}`)));
-  $("told").replaceChildren(strong(`${state.stage + 1}. ${stage.name}. `), ...stage.tell({ i, j, w, D, terms }));
+  $("explanation").replaceChildren(strong(`${state.stage + 1}. ${stage.name}. `), ...stage.explain({ i, j, w, D, terms }));
   drawKeys(vector, w, i, j);
   const table = $("keys"), box = table.parentElement, row = table.querySelector("tr.at");
   const fresh = [...table.querySelectorAll("th.now")].at(-1); // keep the new column and the example's row in sight
@@ -1079,7 +1079,7 @@ parts.push({
     drawCompareControls();
     document.querySelector(".maps").hidden = !seenA || !seenB;
     if (seenA && seenB) drawCompare(seenA, seenB, b.name);
-    else $("compare-says").textContent = b.why ?? "Scores can be compared only where q and k of both are stored.";
+    else $("compare-summary").textContent = b.why ?? "Scores can be compared only where q and k of both are stored.";
   },
 });
 
@@ -1111,7 +1111,7 @@ function drawCompare(seenA, seenB, nameB) {
   $("ramp").replaceChildren(`less in B, −${brief(most)} `, ramp, ` +${brief(most)}, more in B`);
   const great = values.reduce((best, x, n) => (Math.abs(x) > Math.abs(values[best]) ? n : best), 0);
   const row = Math.floor(great / T);
-  $("compare-says").replaceChildren("Greatest difference: ", strong(signed(values[great])), ", where ",
+  $("compare-summary").replaceChildren("Greatest difference: ", strong(signed(values[great])), ", where ",
     tokenName(prompt, row), ` (${row}) looks at `, tokenName(prompt, great % T), ` (${great % T}).`);
 }
 
@@ -1158,7 +1158,7 @@ function listenToCompare() {
       set({ withStep: other.S - 1 });
     } catch {
       other = null;
-      $("compare-says").textContent = `${visible(file.name)} is not a page like this one.`;
+      $("compare-summary").textContent = `${visible(file.name)} is not a page like this one.`;
     }
   });
 }
@@ -1206,7 +1206,7 @@ function lock() {
 }
 const unlock = () => set({ headLocked: false, cellLocked: false });
 function stepThrough() {
-  const { top, bottom } = $("told").getBoundingClientRect(); // in sight, and so open?
+  const { top, bottom } = $("explanation").getBoundingClientRect(); // in sight, and so open?
   const seen = state.tab === "walk" && bottom > top && top > 0 && bottom < innerHeight;
   set(seen ? { stage: turn(state.stage, 1, STAGES.length) } : { tab: "walk" });
   if (!seen) $("tab-walk").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
