@@ -372,7 +372,8 @@ def test_the_step_through_computes_what_torch_computes(visit, kind):
 def test_stages_go_forth_and_back_and_w_steps_through_them(page):
     page.click("#head-0-1")
     press(page, "w")
-    until(page, "document.querySelector('#explanation').getBoundingClientRect().bottom < innerHeight")  # it scrolls there
+    # the page scrolls to the explanation
+    until(page, "document.querySelector('#explanation').getBoundingClientRect().bottom < innerHeight")
     assert page.locator("#keys thead th").count() == 2
     for stage in range(1, 7):
         page.click("#next")

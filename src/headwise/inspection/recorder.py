@@ -152,9 +152,8 @@ class Recorder:
         for name, labels in self.labels.items():
             title = f"{name}, step {snapshot.step}"
             image = attention_grid(first_patterns(snapshot.maps[name]), labels, snapshot.scores[name], title)
-            snapshot.pictures[f"attn/maps/{name}"] = self.save_picture(
-                image, f"maps_{name}_step_{snapshot.step:06d}.png"
-            )
+            file = f"maps_{name}_step_{snapshot.step:06d}.png"
+            snapshot.pictures[f"attn/maps/{name}"] = self.save_picture(image, file)
         for metric, values in snapshot.main_scores.items():
             title = f"{metric} on {main_input(self.inputs, metric)}, step {snapshot.step}"
             image = metric_grid(values, title, colour_limits(metric, values))
@@ -167,10 +166,8 @@ class Recorder:
         for name in self.labels:
             scores = snapshot.main_scores | snapshot.scores[name]  # the input's own scores, where measured
             arrays |= {f"{name}.{part}": x for part, x in page_arrays(snapshot.maps[name], scores).items()}
-        with (
-            atomic_write(self.folder / "steps" / f"step_{snapshot.step:06d}.npz") as temporary,
-            temporary.open("wb") as file,
-        ):
+        path = self.folder / "steps" / f"step_{snapshot.step:06d}.npz"
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def saved_steps(self) -> dict[int, dict[str, np.ndarray]]:
