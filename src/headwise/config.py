@@ -260,8 +260,10 @@ RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {  # name and value in version
 
 def new_name(key: str, value: Any) -> tuple[str, Any]:
     """Return the present key and value of those that version 0.1 may have written."""
-    new_key, new_value = RENAMED.get((key, value)) or RENAMED.get((key, ANY)) or (key, value)
-    return new_key, value if new_value is ANY else new_value
+    for (old_key, old_value), (present_key, present_value) in RENAMED.items():
+        if key == old_key and old_value in (value, ANY):
+            return present_key, value if present_value is ANY else present_value
+    return key, value
 
 
 def with_new_names(values: dict, prefix: str = "") -> dict:
@@ -272,8 +274,8 @@ def with_new_names(values: dict, prefix: str = "") -> dict:
         if isinstance(value, dict):
             result[old] = with_new_names(value, f"{prefix}{old}.")
         else:
-            key, new_value = new_name(f"{prefix}{old}", value if isinstance(value, str) else ANY)
-            result[key.removeprefix(prefix)] = value if new_value is ANY else new_value
+            key, new_value = new_name(f"{prefix}{old}", value)
+            result[key.removeprefix(prefix)] = new_value
     return result
 
 

@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import current_process
@@ -22,6 +23,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -79,13 +81,15 @@ def register() -> None:
 
 
 def compose(config_name: str, overrides: list[str], config_dir: str | None = None) -> DictConfig:
-    """Return the configuration that overrides give, with the groups in config_dir, without running a job. Raises
-    UserError for wrong ones."""
-    register()
+    """Return the configuration that overrides give, with the groups in config_dir, without running a job. Inside a job,
+    the groups are those of the job. Raises UserError for wrong overrides."""
+    outside = not GlobalHydra.instance().is_initialized()
+    if outside:
+        register()
     try:
         check_old_names(overrides)
         more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"] if config_dir else []
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3") if outside else nullcontext():
             config = hydra.compose(config_name, [*more, *overrides], return_hydra_config=True)
             if "run_dir" in config:
                 config.run_dir = str(config.run_dir)  # resolve it while Hydra's part is there

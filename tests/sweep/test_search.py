@@ -106,7 +106,10 @@ def test_finished_sweep_trains_nothing_again(uninterrupted):
         (["sweep.space={callbacks.samples: [1]}"], "callbacks.samples=1 must be a group of keys"),
         (["sweep.space={model.norm: {low: 1, high: 2}}"], "model.norm=1 is none of layernorm, rmsnorm"),
         (["sweep.space={both: [{sed: 2}]}"], "sed is not a key of the configuration; did you mean seed?"),
-        (["sweep.space={model.tied_head: [true]}"], "model.tied_head is now model.tie_embeddings"),
+        (
+            ["sweep.space={model.tied_head: [true]}"],
+            "model.tied_head=true: model.tied_head is now model.tie_em",
+        ),
         (["sweep.n_trails=3"], "sweep.n_trails is not a key of the configuration; did you mean sweep.n_trials?"),
         (["sweep.pruner=halve"], "sweep.pruner=halve is none of halving, none; did you mean halving?"),
         (["sweep.storage=out"], "sweep.storage=out is a folder"),

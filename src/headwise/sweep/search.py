@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import hydra
 import lightning as L
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -29,11 +28,12 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import Trial, TrialState
 
 from headwise.config import SweepConfig, TrainConfig
-from headwise.config_errors import composition_error, task_error
+from headwise.config_errors import task_error
 from headwise.console import say
 from headwise.data import prepare
 from headwise.errors import Pruned, RunError, UserError, choose, require
 from headwise.files import expand_path
+from headwise.launch import compose
 from headwise.sweep.multirun import ENDED, note_end, quoted
 from headwise.sweep.report import write_csv, write_report
 from headwise.sweep.rows import Row, read_runs, short, split_override
@@ -100,7 +100,7 @@ class Sweep:
         try:
             if trial.user_attrs["starts"] > MAX_STARTS:
                 raise RunError(f"its process died {MAX_STARTS} times")
-            config = compose_run([*overrides, *resume], folder)
+            config = compose("train", [*overrides, *resume, f"run_dir={quoted(str(folder))}"])
             summary = train(config, info, [PruningCallback(trial, folder / "metrics.csv")])
             assert summary is not None
             require(math.isfinite(summary["val_loss"]), f"the validation loss is {summary['val_loss']}")
@@ -139,15 +139,14 @@ class Sweep:
         """Return a line with a trial's result, the number of trials that have ended, the best, and the time left."""
         trials = self.shared.trials()
         ended = [one for one in trials if one.state.is_finished()]
-        complete = [one for one in ended if one.state == TrialState.COMPLETE]
         durations = [one.duration.total_seconds() for one in ended if one.duration]
         n_processes = sum(one.state == TrialState.RUNNING for one in trials) + 1
         left = (self.shared.n_trials - len(ended)) * sum(durations) / max(1, len(durations)) / n_processes
         loss = f", loss {trials[number].value:.4f}" if trials[number].value is not None else ""
         line = f"trial {number}: {name_of(trials[number].state)}{loss}, {seconds:.0f} s; "
         line += f"{len(ended)} of {self.shared.n_trials} trials"
-        if complete:
-            best = min(complete, key=lambda one: one.value or math.inf)
+        if any(one.state == TrialState.COMPLETE for one in ended):
+            best = self.shared.study.best_trial
             line += f", best {best.value:.4f} in {best.number}"
         return line + (f"; about {left:.0f} s left" if left else "")
 
@@ -210,14 +209,6 @@ def name_of(state: TrialState) -> str:
     return "failed" if state == TrialState.FAIL else state.name.lower()
 
 
-def compose_run(overrides: list[str], folder: Path) -> DictConfig:
-    """Return a run's configuration. Raises UserError."""
-    try:
-        return hydra.compose("train", [*overrides, f"run_dir={quoted(str(folder))}"])
-    except Exception as error:  # Hydra has many kinds, and all of them are about an override here
-        raise UserError(composition_error(error, TrainConfig, overrides)) from error
-
-
 def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
     """Prepare the text, and raise UserError for a choice or an end of a range that cannot be trained: neither with the
     first values of all other keys nor with their last ones."""
@@ -228,7 +219,8 @@ def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
             for corner in ([one.ends()[i] for one in space] for i in (0, -1)):
                 overrides = [override for part in (*corner[:place], end, *corner[place + 1 :]) for override in part]
                 try:
-                    config = cast(TrainConfig, OmegaConf.to_object(compose_run([*given, *overrides], folder)))
+                    composed = compose("train", [*given, *overrides, f"run_dir={quoted(str(folder))}"])
+                    config = cast(TrainConfig, OmegaConf.to_object(composed))
                     devices = validate_run(config).world_size
                     require(devices == 1, f"trainer.devices={devices}: a trial of a sweep trains on one device")
                     break

@@ -127,8 +127,7 @@ def open_study(
 ) -> SharedStudy:
     """Open the study in a journal, or create both, with a waiting trial for each of a grid's `points`. Raises UserError
     for another sweep's journal and for other files."""
-    keys = [key for key, _ in schema_fields(config) if not key.startswith(CHANGEABLE)]
-    now = {key: attrgetter(key)(config) for key in keys}
+    now = {key: attrgetter(key)(config) for key, _ in schema_fields(config) if not key.startswith(CHANGEABLE)}
     unreadable = f"{journal} cannot be read as the journal of a sweep; move it away"
     another = f"run_dir={config.run_dir} holds another sweep; give another run_dir"
     with FileLock(f"{journal}.claims"):
