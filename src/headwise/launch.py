@@ -148,17 +148,14 @@ class Job:
 
 
 def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:
-    """Return the flags, in any place among the arguments, and the other arguments, which are for Hydra."""
+    """Return the flags, which may stand anywhere, and the other arguments, which are overrides."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd", metavar="DIR")
-    try:
-        flags, others = parser.parse_known_args(arguments)
-        found = flags.config_dir is None or Path(flags.config_dir).is_dir()
-        require(found, f"--config-dir {flags.config_dir} is not a folder; give one with groups such as experiment/")
-    except UserError as error:
-        fail(str(error))
+    flags, others = parser.parse_known_args(arguments)
+    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
+        fail(f"--config-dir {flags.config_dir} is not a folder; give one with groups such as experiment/")
     return flags, others
 
 
@@ -212,7 +209,7 @@ def check_arguments(config_name: str, overrides: list[str], multirun: bool) -> N
         require(not multirun, "-m is for train; what varies in a sweep is in sweep.space")
         alone = "each trial trains on one device; give sweep.n_jobs=N for several"
         require(together is None, f"a sweep cannot be started by {together and together.by}: {alone}")
-    check_launcher()
+    check_launcher(overrides)
 
 
 def stop(message: str, code: int = 2) -> NoReturn:

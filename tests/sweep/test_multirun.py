@@ -115,7 +115,7 @@ def test_launcher_without_its_package_names_the_install_command(tmp_path, monkey
     result = script_here("train", "-m", "hydra/launcher=joblib", "seed=1,2", cwd=tmp_path, ok=False)
     assert result.returncode == 2
     assert result.stderr == (
-        "error: hydra/launcher=joblib needs the package hydra-joblib-launcher: pip install -e '.[sweep]'\n"
+        "error: hydra/launcher=joblib needs the package hydra-joblib-launcher: pip install '.[sweep]'\n"
     )
 
 

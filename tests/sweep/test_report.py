@@ -61,9 +61,7 @@ def test_without_the_extra_there_is_no_page_and_the_install_command_is_named(swe
     assert [file.name for file in sweep.glob("sweep*")] == ["sweep.csv"]
     printed = capsys.readouterr()
     assert "page" not in printed.out
-    assert (
-        printed.err == "headwise: sweep.html was not written: it needs optuna and plotly: pip install -e '.[sweep]'\n"
-    )
+    assert printed.err == "headwise: sweep.html was not written: it needs optuna and plotly: pip install '.[sweep]'\n"
 
 
 class Markup(HTMLParser):

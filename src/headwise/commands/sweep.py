@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(config: DictConfig) -> None:
     """Run the trials of a configuration."""
-    require(find_spec("optuna") is not None, "a sweep needs the package optuna: pip install -e '.[sweep]'")
+    require(find_spec("optuna") is not None, "a sweep needs the package optuna: pip install '.[sweep]'")
     if sys.stderr.isatty():
         say("loading torch, lightning and optuna, a few seconds")
     from headwise.sweep.search import search

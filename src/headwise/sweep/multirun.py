@@ -10,7 +10,6 @@ import importlib.util
 import json
 import math
 import os
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from omegaconf import DictConfig, open_dict
 
 from headwise.console import fail, say
 from headwise.distributed.processes import started
+from headwise.errors import UserError
 from headwise.files import write_text
 
 ENDED = "ended.json"  # in the folder of a run that failed or was pruned: why
@@ -121,14 +121,14 @@ def note_end(folder: Path, overrides: list[str], state: str, why: str, code: int
     write_text(folder / ENDED, json.dumps(contents, indent=2) + "\n")
 
 
-def check_launcher() -> None:
-    """Exit with one line if the package of the given launcher is missing."""
-    for argument in sys.argv[1:]:
-        name = argument.removeprefix("hydra/launcher=")
+def check_launcher(overrides: list[str]) -> None:
+    """Raise UserError if the package of the given launcher is missing."""
+    for override in overrides:
+        key, _, name = override.partition("=")
         package = LAUNCHERS.get(name.split("_")[0])
-        if name != argument and package and not importlib.util.find_spec(f"hydra_plugins.{package}"):
+        if key == "hydra/launcher" and package and not importlib.util.find_spec(f"hydra_plugins.{package}"):
             extra = "sweep" if name == "joblib" else "slurm"
-            fail(f"{argument} needs the package {package.replace('_', '-')}: pip install -e '.[{extra}]'")
+            raise UserError(f"{override} needs the package {package.replace('_', '-')}: pip install '.[{extra}]'")
 
 
 def remove_bare_folder(folder: Path) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 SHOWN = 40  # rows of the table in the terminal
-INSTALL = "pip install -e '.[sweep]'"
+INSTALL = "pip install '.[sweep]'"
 TEMPLATE = Path(__file__).with_name("page.html")
 LOSS = "validation loss"
 MANY, LONG = 8, 7  # more distinct numbers than this, or longer ones, are drawn on a number axis; others as categories
