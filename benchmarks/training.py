@@ -35,10 +35,9 @@ import numpy as np
 import torch
 import yaml
 from hardware import processor
-from omegaconf import DictConfig
 from step import seconds
 
-from headwise.config import GPTConfig, OptimizerConfig
+from headwise.config import GPTConfig, OptimizerConfig, TrainConfig
 from headwise.data.sampler import ValBatches, window_starts, windows_at
 from headwise.data.token_files import TokenFiles
 from headwise.evaluation import mean_loss
@@ -198,7 +197,7 @@ def in_turn(threads: int) -> Beside:
         beside.append(Beside(run, packed))
         return [*beside, *build_callbacks(run, folder, packed, peak)]
 
-    def task(config: DictConfig) -> None:
+    def task(config: TrainConfig) -> None:
         run_training(config)
 
     with (

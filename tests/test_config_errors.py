@@ -8,7 +8,7 @@ import pytest
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from headwise.config import RENAMED, SweepConfig, TrainConfig, dotted_keys
+from headwise.config import RENAMED, DataConfig, PrepareConfig, SweepConfig, TrainConfig, dotted_keys
 from headwise.config_errors import (
     check_keys,
     check_old_names,
@@ -93,7 +93,7 @@ def test_expected_puts_the_types_of_a_key_into_words():
 
 
 def test_task_error_has_the_exit_code_of_each_kind_of_error():
-    config = OmegaConf.create({"data": {"path": "texts"}, "run_dir": "out"})
+    config = TrainConfig(data=DataConfig(path="texts"), run_dir="out")
     assert task_error(UserError("wrong"), config) == ("wrong", 2)
     assert task_error(RunError("diverged"), config) == ("diverged", 1)
     denied = PermissionError(13, "Permission denied", "texts/a.txt")
@@ -102,6 +102,6 @@ def test_task_error_has_the_exit_code_of_each_kind_of_error():
 
 
 def test_key_of_path_is_the_key_that_a_file_belongs_to():
-    config = OmegaConf.create({"data": {"path": None, "cache_dir": "cache"}, "run_dir": "out"})
+    config = PrepareConfig(data=DataConfig(cache_dir="cache"))
     assert key_of_path(config, "cache/a/b") == "data.cache_dir=cache: cache/a/b"
     assert key_of_path(config, "/elsewhere") == "/elsewhere"

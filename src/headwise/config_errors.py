@@ -6,7 +6,9 @@ composition_error(error, TrainConfig, overrides)    # what Hydra and OmegaConf r
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +44,7 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"{key} is now {new}" if new else f"{key} is not a key of the configuration{did_you_mean(key, known)}"
 
 
-def task_error(error: Exception, config: DictConfig) -> tuple[str, int | None]:
+def task_error(error: Exception, config: Any) -> tuple[str, int | None]:
     """Return what went wrong in a task, and the exit code: None where it is a mistake of the program."""
     match error:
         case UserError():
@@ -56,10 +58,11 @@ def task_error(error: Exception, config: DictConfig) -> tuple[str, int | None]:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", None
 
 
-def key_of_path(config: DictConfig, file: str) -> str:
+def key_of_path(config: Any, file: str) -> str:
     """Return a path that could not be read or written, after the key that it comes from."""
+    values = {key: attrgetter(key)(config) for key, _ in schema_fields(config)}
     for key in ("data.cache_dir", "data.path", "data.val_path", "run_dir"):
-        value = OmegaConf.select(config, key)
+        value = values.get(key)
         if value and Path(file).absolute().is_relative_to(Path(value).absolute()):
             return f"{key}={value}: {file}"
     return file

@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import current_process
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,9 +81,9 @@ def register() -> None:
     OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
 
-def compose(config_name: str, overrides: list[str], config_dir: str | None = None) -> DictConfig:
-    """Return the configuration that overrides give, with the groups in config_dir, without running a job. Inside a job,
-    the groups are those of the job. Raises UserError for wrong overrides."""
+def compose(config_name: str, overrides: list[str], config_dir: str | None = None) -> Any:
+    """Return the configuration that overrides give, an instance of its schema, without running a job. Groups are also
+    read from config_dir or, inside a job, from that of the job. Raises UserError for wrong keys, types and choices."""
     outside = not GlobalHydra.instance().is_initialized()
     if outside:
         register()
@@ -97,14 +98,8 @@ def compose(config_name: str, overrides: list[str], config_dir: str | None = Non
         raise UserError(composition_error(error, SCHEMAS[config_name], overrides)) from error
     with open_dict(config):
         del config.hydra
-    return config
-
-
-def check_config(config: DictConfig, schema: type) -> None:
-    """Raise UserError for unknown keys, wrong types and values, and keys that do not go together."""
-    check_keys(config, schema)
-    typed: Any = OmegaConf.to_object(config)
-    validate(typed)
+    check_keys(config, SCHEMAS[config_name])
+    return OmegaConf.to_object(config)
 
 
 @dataclass
@@ -112,20 +107,23 @@ class Job:
     """The function that Hydra calls, once for each run. Prints an error in one line, and in a multirun lets the other
     runs continue."""
 
-    task: Callable[[DictConfig], None]
+    task: Callable[[Any], None]
     schema: type
     command: list[str]  # sys.argv as the user gave it
     composed: bool = False  # whether the command line was right
 
-    def run(self, config: DictConfig) -> None:
-        """Check the configuration and run the task."""
+    def run(self, composed: DictConfig) -> None:
+        """Turn the configuration into an instance of its schema, validate it and run the task."""
         self.composed = True
         sys.argv = self.command  # with which Lightning and the sweep start further processes
         if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would outlive its parent
             end_with_parent()
         folder = Path(HydraConfig.get().runtime.output_dir)
+        config: Any = self.schema()
         try:
-            check_config(config, self.schema)
+            check_keys(composed, self.schema)
+            config = OmegaConf.to_object(composed)
+            validate(config)
             (folder / ENDED).unlink(missing_ok=True)
             self.task(config)
         except Exception as error:
@@ -143,7 +141,7 @@ class Job:
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
-            if "run_dir" in config:
+            if "run_dir" in composed:
                 remove_if_empty(folder)  # which Hydra has made
 
 
@@ -160,7 +158,7 @@ def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:
 
 
 def launch(
-    task: Callable[[DictConfig], None],
+    task: Callable[[Any], None],
     config_name: str,
     about: str,
     arguments: list[str] | None = None,
@@ -230,7 +228,7 @@ def print_help(config_name: str, about: str, words: list[str], config_dir: str |
         except UserError as error:
             fail(str(error))
         for key, one in schema_fields(SCHEMAS[config_name]()):
-            value = OmegaConf.select(config, key) if key != "run_dir" else "runs/<experiment>/<date>_<time>"
+            value = attrgetter(key)(config) if key != "run_dir" else "runs/<experiment>/<date>_<time>"
             value = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
             bounds = one.metadata["bounds"]
             limits = f"; {range_in_words(bounds)}" if bounds else ""

@@ -7,10 +7,7 @@
 The tokens go to data.cache_dir, where `headwise train` with the same choices reads them.
 """
 
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
-
+from headwise.config import PrepareConfig
 from headwise.launch import launch
 
 
@@ -19,13 +16,12 @@ def main(arguments: list[str] | None = None) -> None:
     launch(run, "prepare", __doc__ or "", arguments)
 
 
-def run(config: DictConfig) -> None:
+def run(config: PrepareConfig) -> None:
     """Prepare the text of a configuration, and print a report."""
     from headwise.data.prepare import check, plot, prepare, report
 
-    wanted: Any = OmegaConf.to_object(config)
-    check(wanted.data, wanted.tokenizer)
-    packed = prepare(wanted.data, wanted.tokenizer)
+    check(config.data, config.tokenizer)
+    packed = prepare(config.data, config.tokenizer)
     print(report(packed))
-    if wanted.plot:
+    if config.plot:
         print(f"picture          {plot(packed)}")

@@ -14,8 +14,7 @@ Trials go to the folders 0, 1, 2, ... of run_dir; sweep.csv and sweep.html besid
 import sys
 from importlib.util import find_spec
 
-from omegaconf import DictConfig
-
+from headwise.config import SweepConfig
 from headwise.console import say
 from headwise.errors import require
 from headwise.launch import launch
@@ -26,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     launch(run, "sweep", __doc__ or "", arguments)
 
 
-def run(config: DictConfig) -> None:
+def run(config: SweepConfig) -> None:
     """Run the trials of a configuration."""
     require(find_spec("optuna") is not None, "a sweep needs the package optuna: pip install '.[sweep]'")
     if sys.stderr.isatty():

@@ -20,11 +20,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from headwise.config import TrainConfig
 from headwise.console import say
-from headwise.launch import check_config, compose, launch
+from headwise.launch import compose, launch
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     launch(run, "train", __doc__ or "", arguments, after=report_sweep)
 
 
-def run(config: DictConfig) -> None:
+def run(config: TrainConfig) -> None:
     """Train with a configuration, and print a summary."""
     if sys.stderr.isatty():
         say("loading torch and lightning, a few seconds")
@@ -60,7 +58,6 @@ def train(*overrides: str) -> dict[str, Any]:
     from headwise.training.train import train as run_training
 
     config = compose("train", list(overrides))
-    check_config(config, TrainConfig)
     folder = Path(config.run_dir)
     resume_hint = f"the same call with resume=auto run_dir={folder} continues from its last checkpoint"
     return run_training(config, RunInfo(folder, list(overrides), resume_hint)) or {}

@@ -18,13 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import lightning as L
 import optuna
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Checkpoint
-from omegaconf import DictConfig, OmegaConf
 from optuna.trial import Trial, TrialState
 
 from headwise.config import SweepConfig, TrainConfig
@@ -96,7 +94,7 @@ class Sweep:
         name = f"{trial.number} {' '.join(map(short, claimed.overrides))}"
         info = RunInfo(folder, overrides, "", self.folder.name, name)
         resume = ["resume=auto"] if (folder / "config.yaml").exists() else []
-        config = DictConfig({})
+        config = TrainConfig()
         try:
             if trial.user_attrs["starts"] > MAX_STARTS:
                 raise RunError(f"its process died {MAX_STARTS} times")
@@ -151,7 +149,7 @@ class Sweep:
         return line + (f"; about {left:.0f} s left" if left else "")
 
 
-def search(config: DictConfig) -> None:
+def search(config: SweepConfig) -> None:
     """Run the sweep that the configuration describes, resume it, or take part in it. Raises UserError, and RunError if
     all trials failed."""
     silence_lightning()
@@ -176,10 +174,9 @@ def search(config: DictConfig) -> None:
         raise RunError(f"all {len(rows)} trials failed; trial {rows[0].number}: {rows[0].why}")
 
 
-def open_sweep(config: DictConfig) -> Sweep:
+def open_sweep(config: SweepConfig) -> Sweep:
     """Check the configuration, and open the sweep's study. Raises UserError before anything is written."""
-    typed, folder = cast(SweepConfig, OmegaConf.to_object(config)), info_of_job().folder
-    wanted, space = typed.sweep, read_space(typed.sweep.space)
+    wanted, folder, space = config.sweep, info_of_job().folder, read_space(config.sweep.space)
     choose("sweep.sampler", wanted.sampler, SAMPLERS)
     choose("sweep.pruner", wanted.pruner, PRUNERS)
     size = combinations(space)
@@ -196,7 +193,7 @@ def open_sweep(config: DictConfig) -> Sweep:
     journal = expand_path(wanted.storage, "sweep.storage") if wanted.storage else folder / "study" / "journal.log"
     require(not journal.is_dir(), f"sweep.storage={wanted.storage} is a folder; give a file's name")
     journal.parent.mkdir(parents=True, exist_ok=True)
-    return Sweep(open_study(journal, typed, space, points), folder, given, varied)
+    return Sweep(open_study(journal, config, space, points), folder, given, varied)
 
 
 def is_of_sweep(override: str) -> bool:
@@ -219,8 +216,7 @@ def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
             for corner in ([one.ends()[i] for one in space] for i in (0, -1)):
                 overrides = [override for part in (*corner[:place], end, *corner[place + 1 :]) for override in part]
                 try:
-                    composed = compose("train", [*given, *overrides, f"run_dir={quoted(str(folder))}"])
-                    config = cast(TrainConfig, OmegaConf.to_object(composed))
+                    config = compose("train", [*given, *overrides, f"run_dir={quoted(str(folder))}"])
                     devices = validate_run(config).world_size
                     require(devices == 1, f"trainer.devices={devices}: a trial of a sweep trains on one device")
                     break

@@ -1,6 +1,6 @@
-"""One training run, from a composed configuration to its folder of results.
+"""One training run, from a configuration to its folder of results.
 
-    summary = train(composed)       # inside Hydra's job; commands/train.py
+    summary = train(config)         # inside Hydra's job; commands/train.py
 
 `train` lists the steps in order; each is a function below it or in build.py.
 """
@@ -25,7 +25,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from headwise import checkpoint
 from headwise.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ class RunInfo:
 
 
 def train(
-    composed: DictConfig, info: RunInfo | None = None, extra_callbacks: Sequence[L.Callback] = ()
+    config: TrainConfig, info: RunInfo | None = None, extra_callbacks: Sequence[L.Callback] = ()
 ) -> dict[str, Any] | None:
     """Run the training that the configuration describes, or resume it, and return summary.json's contents; None with
     estimate=true, and on devices other than the first.
@@ -79,8 +79,6 @@ def train(
     `info` is by default that of Hydra's job. `extra_callbacks` come after the run's own, and may raise Pruned.
     """
     start, info = time.monotonic(), info or info_of_job()
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, TrainConfig)
     silence_lightning()
     devices = validate_run(config)
     device, is_first = devices.strategy.root_device, devices.is_global_zero
