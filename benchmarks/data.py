@@ -3,7 +3,7 @@
     python benchmarks/data.py [--parts memory speed batches] [--sizes 100 1000] [--rounds N]
 
 memory: scripts/prepare_data.py on a file of 100 MB and one of 1 GB, each in a process whose greatest memory is kept.
-speed: packing a text of 30 MB, and `tokenizers` encoding the same pieces in batches and nothing else, in turn.
+speed: tokenizing a text of 30 MB, and `tokenizers` encoding the same pieces in batches and nothing else, in turn.
 batches: reading the batch of a step of the smallest experiment (induction), and the step itself, in turn.
 """
 
@@ -31,12 +31,13 @@ from hardware import processor
 from step import seconds
 
 from headwise.config import GPTConfig, OptimizerConfig
+from headwise.data.builtin_texts import python_docs
+from headwise.data.encoding import batches
 from headwise.data.sampler import TrainBatches
-from headwise.data.sources import Text, python_docs
-from headwise.data.token_files import pack
+from headwise.data.sources import TextSplits, text_source
+from headwise.data.token_files import write_token_files
 from headwise.model.gpt import GPT, next_token_loss
-from headwise.stream import END, stream_of
-from headwise.tokenizer import batches, train_tokenizer
+from headwise.tokenizer import Piece, train_tokenizer
 from headwise.training.optimizers import make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -90,20 +91,21 @@ def watched(command: list[str], folder: str) -> tuple[float, float]:
 
 
 def bench_speed(rounds: int) -> None:
-    """Print packing against bare batch encoding: characters a second, and the ratio, the median of the rounds."""
+    """Print tokenizing against bare batch encoding: characters a second, and the ratio, the median of the rounds."""
     text = "".join(islice(lines(2), 900_000))[:30_000_000]
-    pieces = [[piece for piece in batch if piece is not END] for batch in batches(stream_of(text))]
-    print("| tokenizer | packing, million characters a second | bare batch encoding | ratio |\n|---|---|---|---|")
+    pieces = [[piece.text for piece in batch.pieces] for batch in batches([("train", Piece(text))])]
+    print("| tokenizer | tokenizing, million characters a second | bare batch encoding | ratio |\n|---|---|---|---|")
     for kind in ("char", "byte", "bpe"):
         tokenizer, speeds = train_tokenizer(kind, text[:3_000_000], 1024), []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
                 began = time.perf_counter()
-                pack(Text(text, text[:2]), kind, 1024, folder, tokenizer)
-                packed = time.perf_counter()
+                splits = TextSplits(text_source(text), text_source(text[:2]))
+                write_token_files(splits, kind, 1024, folder, tokenizer)
+                written = time.perf_counter()
                 for batch in pieces:
                     tokenizer.backend.encode_batch_fast(batch, add_special_tokens=False)
-                speeds.append([len(text) / 1e6 / s for s in (packed - began, time.perf_counter() - packed)])
+                speeds.append([len(text) / 1e6 / s for s in (written - began, time.perf_counter() - written)])
         ratio = statistics.median(ours / bare for ours, bare in speeds)
         ours, bare = (statistics.median(column) for column in zip(*speeds, strict=True))
         print(f"| {kind} | {ours:.2f} | {bare:.2f} | {ratio:.2f} |", flush=True)
@@ -114,10 +116,11 @@ def bench_batches(rounds: int) -> None:
     """Print what reading a step's batch takes, and the step."""
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         with redirect_stderr(nowhere):
-            packed = pack(Text(python_docs(), "held out"), "char", 0, folder)
-        model = GPT(replace(INDUCTION, vocab_size=packed.tokenizer.vocab_size))
+            text = TextSplits(text_source(python_docs()), text_source("held out"))
+            token_files = write_token_files(text, "char", 0, folder)
+        model = GPT(replace(INDUCTION, vocab_size=token_files.tokenizer.vocab_size))
         optimizer = make_optimizer(model, OptimizerConfig())
-        source = TrainBatches(packed.tokens("train"), model.config.block_size, BATCH, seed=1)
+        source = TrainBatches(token_files.tokens("train"), model.config.block_size, BATCH, seed=1)
         reading = source.steps(0, 1 << 30)
         ids, targets = next(reading)
 

@@ -15,13 +15,12 @@ import math
 from collections import Counter, defaultdict
 
 from headwise.config import DataConfig
-from headwise.data.sources import Text, read_text
-from headwise.stream import whole
+from headwise.data.sources import TextSplits, open_text
 
 
-def losses(text: Text, orders: int) -> list[float]:
+def losses(text: TextSplits, orders: int) -> list[float]:
     """Validation loss in nats per character of the 1-gram, 2-gram, ... model, `orders` of them."""
-    train, val = map(whole, text)
+    train, val = text.train.as_string(), text.val.as_string()
     follows: list[defaultdict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(orders)]
     for i, char in enumerate(train):
         for length in range(min(i, orders - 1) + 1):
@@ -45,8 +44,8 @@ def main() -> None:
     parser.add_argument("--data", help="a .txt file; default: the built-in text")
     parser.add_argument("--orders", type=int, nargs="+", default=[2, 3, 4, 5, 6], help="which n (default: 2 to 6)")
     flags = parser.parse_args()
-    text = read_text(DataConfig(source="files" if flags.data else "python_docs", path=flags.data))
-    print("{:,} training and {:,} validation characters".format(*(len(whole(half)) for half in text)))
+    text = open_text(DataConfig(source="files" if flags.data else "python_docs", path=flags.data))
+    print(f"{text.train.characters:,} training and {text.val.characters:,} validation characters")
     for order, loss in enumerate(losses(text, max(flags.orders)), start=1):
         if order in flags.orders:
             print(f"{order}-gram  {loss:.4f} nats per character")

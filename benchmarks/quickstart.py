@@ -23,7 +23,7 @@ from hardware import processor
 from ngram import losses
 
 from headwise.config import DataConfig
-from headwise.data.sources import read_text
+from headwise.data.sources import open_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +44,7 @@ def main() -> None:
     flags = parser.parse_args()
     source = ["data=files", f'data.path="{Path(flags.data).resolve()}"'] if flags.data else []
     summary, peak = run_training([*source, *flags.overrides])
-    text = read_text(DataConfig(source="files" if flags.data else "python_docs", path=flags.data))
+    text = open_text(DataConfig(source="files" if flags.data else "python_docs", path=flags.data))
     print(f"{processor()}, {summary['threads']} threads; Python {platform.python_version()}; {date.today()}\n")
     print("| model | validation loss, nats per character |\n|---|---|")
     for order, loss in enumerate(losses(text, 6), start=1):

@@ -157,10 +157,14 @@ class Beside(L.Callback):
     """A bare loop beside the training it belongs to: after every ten steps of Lightning's, ten of its own, over a copy
     of the model with its own optimizer."""
 
-    def __init__(self, config: RunConfig, packed: TokenFiles):
+    def __init__(self, config: RunConfig, token_files: TokenFiles):
         self.model = GPT(config.model)
         self.optimizer = make_optimizer(self.model, config.optimizer)
-        self.tokens, self.size, self.batch = packed.tokens("train"), config.model.block_size + 1, config.data.batch_size
+        self.tokens, self.size, self.batch = (
+            token_files.tokens("train"),
+            config.model.block_size + 1,
+            config.data.batch_size,
+        )
         self.steps, self.since = 0, math.nan
         self.lightning: list[float] = []  # seconds of ten steps and what is done between them
         self.bare: list[float] = []
@@ -193,9 +197,9 @@ def in_turn(threads: int) -> Beside:
     """The quickstart with a bare loop beside it, in this process."""
     beside: list[Beside] = []
 
-    def with_beside(run: RunConfig, folder: Path, packed: TokenFiles, peak: float) -> list[L.Callback]:
-        beside.append(Beside(run, packed))
-        return [*beside, *build_callbacks(run, folder, packed, peak)]
+    def with_beside(run: RunConfig, folder: Path, token_files: TokenFiles, peak: float) -> list[L.Callback]:
+        beside.append(Beside(run, token_files))
+        return [*beside, *build_callbacks(run, folder, token_files, peak)]
 
     def task(config: TrainConfig) -> None:
         run_training(config)

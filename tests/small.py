@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 
 from headwise.config import GPTConfig
+from headwise.data.sources import TextSplits, text_source
 from headwise.model.gpt import GPT
 from headwise.tokenizer import train_tokenizer
 from tests.presets import PRESETS
@@ -38,6 +39,11 @@ def randomize(model):
     for p in model.parameters():
         p.data = torch.randn_like(p) * 0.2 + 0.05
     return model.eval()
+
+
+def text_splits(train, val):
+    """Two strings as the training and the validation text."""
+    return TextSplits(text_source(train), text_source(val))
 
 
 def small_tokenizer():

@@ -9,8 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from headwise.config import TrainConfig
-from headwise.data.sources import Text
-from headwise.data.token_files import pack
+from headwise.data.token_files import write_token_files
 from headwise.launch import CONFIGS, register
 from headwise.model.gpt import GPT
 from headwise.training.build import build_callbacks
@@ -19,7 +18,7 @@ from headwise.training.resolve import resolve
 from headwise.training.schedules import multiplier
 from headwise.training.train import validate_run
 from headwise.validation import validate
-from tests.small import TEXT
+from tests.small import TEXT, text_splits
 
 CHOICES = [
     f"{group.name}={file.stem}"
@@ -52,7 +51,8 @@ def test_every_choice_composes_and_builds(choice, tmp_path):
     run = resolve(config, vocab_size=23, n_devices=1, device="cpu")
     make_optimizer(GPT(run.model), run.optimizer)
     assert multiplier(run.schedule.warmup_steps, run.schedule, run.trainer.max_steps) == 1.0
-    assert build_callbacks(run, Path("nowhere"), pack(Text(TEXT, TEXT), "char", 256, tmp_path), peak=1.0)
+    token_files = write_token_files(text_splits(TEXT, TEXT), "char", 256, tmp_path)
+    assert build_callbacks(run, Path("nowhere"), token_files, peak=1.0)
 
 
 @pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 ORDER = """
-errors files distributed.processes console config validation stream tokenizer
+errors distributed.processes console files config validation tokenizer
 model.layers model.position model.kv_cache model.attention model.gpt
 checkpoint huggingface
-data.tokens data.surveys data.encoding data.repeats data.readers data.hub data.sources data.token_files data.sampler
-data.prepare data.datamodule
+data.encoding data.builtin_texts data.readers data.text_cache data.sources data.hub data.sampler data.token_files
+data.datamodule
 evaluation
 generation.fast generation.sampling generation.generate generation.chat
 inspection.hooks inspection.head_scores inspection.effects inspection.inputs inspection.plots
@@ -26,6 +26,7 @@ commands.main
 """.split()  # noqa: SIM905
 DEFERRED = {  # (module, imported later inside a function): why
     ("checkpoint", "huggingface"): "needed for a Hugging Face folder only",
+    ("data.sources", "data.hub"): "needed for data=hub and data.url only",
 }
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src/headwise").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])

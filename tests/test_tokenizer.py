@@ -8,8 +8,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers
 
 from headwise.errors import UserError
-from headwise.stream import END, PIECE, stream_of
-from headwise.tokenizer import BYTES, END_OF_TEXT, TextStream, Tokenizer, batches, train_tokenizer
+from headwise.tokenizer import BYTES, END_OF_TEXT, PIECE, Piece, TextStream, Tokenizer, split_pieces, train_tokenizer
 
 TEXT = "The kids were scared of the lions,\r\n\tso they left right away. 🦁 naïve 日本\n" * 7
 
@@ -20,28 +19,46 @@ def test_round_trip_is_exact(kind):
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert max(tokenizer.encode(TEXT)) < tokenizer.vocab_size
     long = TEXT * (3 * PIECE // len(TEXT))
-    (batch,) = batches(stream_of(long))
-    assert len(batch) > 3
-    assert "".join(filter(None, batch)) == long
-    assert tokenizer.decode(tokenizer.encode_batch(batch, np.dtype("u4")).tolist()) == long
+    pieces = list(split_pieces([Piece(long)]))
+    assert len(pieces) >= 3
+    assert "".join(piece.text for piece in pieces) == long
+    assert tokenizer.decode(tokenizer.encode_pieces(pieces, np.dtype("u4")).tolist()) == long
+
+
+LONG = ("x" * 99 + "\n") * 2000 + "y" * (2 * PIECE + 5)
+
+
+def test_split_pieces_join_to_the_text_and_end_at_lines():
+    parts = list(split_pieces([Piece(LONG, ends_document=True)]))
+    assert [part.ends_document for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert "".join(part.text for part in parts) == LONG
+    assert parts[0].text.endswith("\n")
+    assert max(len(part.text) for part in parts) <= PIECE
+
+
+def test_split_pieces_do_not_depend_on_how_the_text_arrived():
+    expected = list(split_pieces([Piece(LONG, ends_document=True)]))
+    for size in (1009, 70_001, 200_003):
+        chunks = [Piece(LONG[i : i + size]) for i in range(0, len(LONG), size)]
+        assert list(split_pieces([*chunks, Piece("", ends_document=True)])) == expected
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 def test_documents_end_with_a_token_that_no_text_can_spell(kind):
-    told = f"so {END_OF_TEXT} they left"
-    tokenizer = train_tokenizer(kind, told, 300, several=True)
-    ids = tokenizer.encode_batch([told, END, "left", END], np.dtype("u2")).tolist()
+    text = f"so {END_OF_TEXT} they left"
+    tokenizer = train_tokenizer(kind, text, 300, end_of_text=True)
+    ids = tokenizer.encode_pieces([Piece(text, True), Piece("left", True)], np.dtype("u2")).tolist()
     first, second = ids.index(tokenizer.end_of_text), len(ids) - 1
     assert [i for i, token in enumerate(ids) if token == tokenizer.end_of_text] == [first, second]
-    assert tokenizer.decode(ids[:first]) == told
+    assert tokenizer.decode(ids[:first]) == text
     assert tokenizer.decode(ids[first + 1 : second]) == "left"
-    assert train_tokenizer(kind, told, 300).end_of_text is None
+    assert train_tokenizer(kind, text, 300).end_of_text is None
 
 
 def test_unknown_characters_of_a_long_text_are_named_with_their_places():
     tokenizer = train_tokenizer("char", "ab\n")
     with pytest.raises(UserError, match=f"'c' at {5 * PIECE + 1000}"):
-        tokenizer.encode_batch(["ab" * PIECE, "b" * (3 * PIECE), "cab"], np.dtype("u2"), start=1000)
+        tokenizer.encode_pieces([Piece("ab" * PIECE), Piece("b" * (3 * PIECE)), Piece("cab")], np.dtype("u2"), 1000)
 
 
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"]))  # all of Unicode but halves of characters
@@ -62,9 +79,9 @@ def test_characters_come_back_as_they_were(text):
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 @given(texts=st.lists(st.text(st.sampled_from(sorted(set(TEXT))))))
-def test_a_batch_has_the_tokens_of_its_texts_one_by_one(kind, texts):
+def test_encode_pieces_gives_the_tokens_of_the_texts_one_by_one(kind, texts):
     one_by_one = [token for text in texts for token in MADE[kind].backend.encode(text).ids]
-    assert MADE[kind].encode_batch([*texts, END], np.dtype("u2")).tolist() == one_by_one
+    assert MADE[kind].encode_pieces([*map(Piece, texts), Piece("", True)], np.dtype("u2")).tolist() == one_by_one
 
 
 @given(text=ANYTHING)
@@ -81,14 +98,14 @@ def test_a_tokenizer_that_loses_something_is_named_with_what_it_loses():
     MADE["bpe"].check_exact(TEXT, "bpe")
     lossy = Tokenizer.from_json(MADE["bpe"].to_json())
     lossy.backend.normalizer = normalizers.Lowercase()
-    with pytest.raises(UserError, match=r"tokenizer.path=x does not give 'The kids w' back as it was"):
+    with pytest.raises(UserError, match=r"tokenizer.path=x changes 'The kids w'"):
         lossy.check_exact(TEXT, "tokenizer.path=x")
     for change in (normalizers.NFC(), normalizers.NFKD(), normalizers.Strip(), normalizers.Prepend("_")):
         lossy.backend.normalizer = change
-        with pytest.raises(UserError, match="take one that loses nothing"):
+        with pytest.raises(UserError, match="give a tokenizer that decodes to the same text"):
             lossy.check_exact("so they left", "it")  # which by itself comes back
     partial = Tokenizer(Backend(models.BPE({"a": 0, "b": 1}, [])))
-    with pytest.raises(UserError, match="take one that loses nothing"):
+    with pytest.raises(UserError, match="give a tokenizer that decodes to the same text"):
         partial.check_exact("ab", "it")
     MADE["char"].check_exact("so they left", "char")
 

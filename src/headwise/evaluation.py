@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from headwise.checkpoint import Checkpoint, load
 from headwise.config import DataConfig
 from headwise.console import say
+from headwise.data.encoding import batches
 from headwise.data.sampler import ValBatches
-from headwise.data.sources import files, read_text
+from headwise.data.sources import TextSource, open_text, text_of_files
 from headwise.data.token_files import TokenFiles
 from headwise.errors import require
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
-from headwise.stream import END, Content, Source, length, source_of, stream_of
-from headwise.tokenizer import Tokenizer, batches
+from headwise.tokenizer import Piece, Tokenizer
 
 TRAINED_ON = "the text that the model trained on"
 
@@ -36,7 +36,7 @@ def evaluate(checkpoint: Checkpoint, text: str | None = None, *, path: str | Pat
     or glob `path`, or, if neither is given, of the validation text of the training. Raises UserError if both are given,
     the text cannot be read, or the tokenizer cannot encode it."""
     require(text is None or path is None, f"give either a text or path={path}, not both")
-    content: Content = text or ""
+    content: str | TextSource = text or ""
     name = "the text"
     if path is not None:
         content, name = text_at(str(path), "path"), f"path={path}"
@@ -45,13 +45,13 @@ def evaluate(checkpoint: Checkpoint, text: str | None = None, *, path: str | Pat
     return evaluate_text(checkpoint.model, checkpoint.tokenizer, content, name)
 
 
-def text_at(path: str, key: str, column: str = "text") -> Source:
+def text_at(path: str, key: str, column: str = "text") -> TextSource:
     """Return the text of a file, a folder or a glob. Raises UserError, naming `key`, if there is none."""
     require(bool(path), f"{key}= is empty; give a file, a folder or a glob")
-    return files(DataConfig(source="files", path=path, column=column, cache_dir=""), path, key)
+    return text_of_files(DataConfig(source="files", path=path, column=column, cache_dir=""), path, key)
 
 
-def training_text(checkpoint: Checkpoint, split: str = "val") -> Source:
+def training_text(checkpoint: Checkpoint, split: str = "val") -> TextSource:
     """Return the part, train or val, of the text that the model trained on; print a line if it has changed since.
     Raises UserError if the checkpoint does not say which text that was."""
     about = checkpoint.about
@@ -61,7 +61,7 @@ def training_text(checkpoint: Checkpoint, split: str = "val") -> Source:
         f"{checkpoint.path} does not say which text the model trained on; give --data PATH, or in Python text or path",
     )
     data = DataConfig(**about["config"]["data"] | {"cache_dir": ""})
-    text = source_of(getattr(read_text(data), split))
+    text = getattr(open_text(data), split)
     if about.get("text", {}).get(split) != text.fingerprint:
         say(f"{TRAINED_ON}, or its split, has changed since ({split})")
     return text
@@ -88,15 +88,15 @@ def evaluate_split(file: Path, token_files: TokenFiles, device: str = "cpu") -> 
     return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) / token_files.bytes_per_token("val")}
 
 
-def evaluate_text(model: GPT, tokenizer: Tokenizer, text: Content, what: str = "the text") -> dict[str, float]:
+def evaluate_text(model: GPT, tokenizer: Tokenizer, text: str | TextSource, what: str = "the text") -> dict[str, float]:
     """Return the loss (nats per token), perplexity, bits_per_byte and number of tokens of a text. Every token but the
     first is predicted, from those before it in its window of block_size tokens. Raises UserError, which calls the text
     `what`, if the tokenizer cannot encode it or it has fewer than two tokens."""
-    encoded, characters, size = [], 0, 0
-    for batch in batches(stream_of(text)):
-        encoded.append(tokenizer.encode_batch(batch, np.dtype("u4"), characters, what))
-        characters += length(batch)
-        size += sum(len(piece.encode()) for piece in batch if piece is not END)
+    pieces = iter([Piece(text, ends_document=True)]) if isinstance(text, str) else text.read()
+    encoded, size = [], 0
+    for batch in batches(("val", piece) for piece in pieces):
+        encoded.append(tokenizer.encode_pieces(batch.pieces, np.dtype("u4"), batch.start, what))
+        size += sum(len(piece.text.encode()) for piece in batch.pieces)
     ids = np.concatenate(encoded)
     require(len(ids) >= 2, f"{what} has {len(ids)} token, and the first is not predicted; give at least two")
     loss = mean_loss(model, ValBatches(ids, model.config.block_size, model.config.vocab_size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from headwise.console import say
 from headwise.errors import UserError, require
 
 
@@ -93,6 +95,38 @@ def locked_folder(folder: Path, key: str) -> Iterator[None]:
         file.unlink(missing_ok=True)
         lock.release()
         remove_if_empty(folder)
+
+
+@contextmanager
+def locked_file(file: Path, message: str) -> Iterator[None]:
+    """Lock `file` during the block. If another process has the lock, print the message and wait; the lock of a process
+    that dies is released."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(message)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def naming_file(file: Path) -> Iterator[None]:
+    """Add the file's name to an OSError without one, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(file)
+        raise
+
+
+def checksum(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

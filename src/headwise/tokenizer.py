@@ -1,9 +1,10 @@
-"""Text to token ids and back, exactly: characters, bytes, or byte-level BPE, all made with `tokenizers`.
+"""Convert text to token ids and back without loss: characters, bytes or byte-level BPE, all made with `tokenizers`.
 
     tokenizer = train_tokenizer("char", text)
     tokenizer.decode(tokenizer.encode(text)) == text
 
-A tokenizer travels as the JSON of `tokenizers` itself: in the token cache and in every checkpoint.
+A tokenizer is saved as the JSON of `tokenizers`, with the token files and in every checkpoint. A text of any length is
+a stream of pieces, so that it is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -20,17 +22,42 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
 from headwise.errors import UserError, choose, require
-from headwise.stream import END, Stream, pieces, stream_of
 
 TOKENIZER_FILES = ["tokenizer.json", "vocab.json", "merges.txt"]  # of a model's folder; the first, or both others
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
 EVERY_KIND = " Ab\r\n\n\t  né ne\u0301 \ufb01 \u00a0 日🦁\0ß… “x” "  # what some tokenizers change, or do not know
 SURROGATES = re.compile("[\ud800-\udfff]")
-BATCH = 1 << 20  # characters encoded at once, so that memory stays flat
+PIECE = 1 << 16  # characters of a piece that is encoded by itself, at most
+
+
+class Piece(NamedTuple):
+    """Characters of one document, in order; the last piece of a document ends it."""
+
+    text: str
+    ends_document: bool = False
+
+
+def split_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield the same documents in pieces of at most PIECE characters, cut after a line break where there is one. Where
+    they are cut does not depend on how the text arrived."""
+    held = ""
+    for text, ends_document in pieces:
+        held, start = held + text, 0
+        while len(held) - start > PIECE:
+            after_line = held.rfind("\n", start, start + PIECE) + 1
+            stop = after_line if after_line > start else start + PIECE
+            yield Piece(held[start:stop])
+            start = stop
+        held = held[start:]
+        if ends_document:
+            yield Piece(held, ends_document=True)
+            held = ""
+    if held:
+        yield Piece(held)
 
 
 class Tokenizer:
-    """Encodes and decodes without loss. Wraps a `tokenizers.Tokenizer` and knows how to show one token."""
+    """Encode and decode without loss. Wraps a `tokenizers.Tokenizer`; `label` shows one token."""
 
     def __init__(self, backend: Backend):
         self.backend = backend
@@ -43,52 +70,54 @@ class Tokenizer:
         self.end_of_text = backend.token_to_id(END_OF_TEXT) if END_OF_TEXT in special else None
         # A word-level tokenizer knows only its own characters; a byte-level one knows them all.
         self.characters = set(vocabulary) if isinstance(backend.model, models.WordLevel) else None
-        self.table = None if self.characters is None else table_of(vocabulary)
+        self.table = None if self.characters is None else token_table(vocabulary)
         bare = {name: token for name, token in vocabulary.items() if name != END_OF_TEXT}
         self.is_bytes = bare == BYTES and self.encode(EVERY_KIND) == list(EVERY_KIND.encode())
 
     def encode(self, text: str, what: str = "the text") -> list[int]:
-        """Token ids of `text`. Raises UserError naming every unknown character and its place in `what`."""
+        """Return the token ids of `text`. Raises UserError naming every unknown character and its place in `what`."""
         self.check(text, what)
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(
-        self, batch: list[str | None], dtype: np.dtype, start: int = 0, what: str = "the text"
-    ) -> np.ndarray:
-        """Token ids of a long text's pieces, on all cores, with the end-of-text token, if there is one, after each
-        document. Raises UserError naming every unknown character; the batch is `start` characters into `what`."""
-        texts = [piece for piece in batch if piece is not END]
-        if self.table is not None:
-            found = iter(self.lookup(texts, what, start))
-        else:
+    def encode_pieces(self, pieces: list[Piece], dtype: np.dtype, start: int = 0, what: str = "the text") -> np.ndarray:
+        """Return the token ids of some pieces, encoded on all cores, with the end-of-text token, if there is one, after
+        each document. Raises UserError naming every unknown character; the first piece is `start` characters into
+        `what`."""
+        end = np.array([] if self.end_of_text is None else [self.end_of_text], dtype=dtype)
+        parts = []
+        for piece, ids in zip(pieces, self.encode_texts([piece.text for piece in pieces], start, what), strict=True):
+            parts.append(ids.astype(dtype, copy=False))
+            if piece.ends_document:
+                parts.append(end)
+        return np.concatenate(parts)
+
+    def encode_texts(self, texts: list[str], start: int, what: str) -> Iterator[np.ndarray]:
+        """Yield the token ids of each text. The first is `start` characters into `what`."""
+        if self.table is None and not self.is_bytes:
             for text in texts:
                 self.check(text, what, start)
                 start += len(text)
-            if self.is_bytes:
-                found = (np.frombuffer(text.encode(), dtype=np.uint8) for text in texts)
-            else:
-                encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-                # array reads a list of whole numbers three times as fast as numpy does
-                found = (np.frombuffer(array("I", each.ids), dtype=np.uint32) for each in encodings)
-        end = [] if self.end_of_text is None else [self.end_of_text]
-        return np.concatenate([np.asarray(end if piece is END else next(found), dtype=dtype) for piece in batch])
-
-    def lookup(self, texts: list[str], what: str, start: int) -> Iterator[np.ndarray]:
-        """Token ids of texts, each character's read from a table."""
-        assert self.table is not None
+            for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False):
+                # array reads a list of integers three times as fast as numpy does
+                yield np.frombuffer(array("I", encoding.ids), dtype=np.uint32)
+            return
         for text in texts:
-            ids = self.table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")]
-            if (ids < 0).any():
+            if self.table is None:
                 self.check(text, what, start)
+                yield np.frombuffer(text.encode(), dtype=np.uint8)
+            else:
+                ids = self.table[code_points(text)]
+                if (ids < 0).any():
+                    self.check(text, what, start)
+                yield ids
             start += len(text)
-            yield ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`."""
+        """Return the text of `ids`."""
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def replace_unknown(self, text: str) -> str:
-        """The text with a question mark, or else a space or nothing, for each character without a token."""
+        """Return the text with a question mark, or else a space or nothing, for each character without a token."""
         known = self.characters
         if known is None:
             return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
@@ -96,37 +125,37 @@ class Tokenizer:
         return "".join(c if c in known else instead for c in text)
 
     def unknown(self, text: str) -> list[str]:
-        """The characters of the text that this tokenizer has no token for, in the order in which they come."""
-        halves = SURROGATES.findall(text)  # what Python makes of bytes that are not UTF-8
-        found = set(halves) if self.characters is None else set(text) - self.characters
+        """Return the distinct characters of the text that have no token, in the order in which they occur."""
+        surrogates = SURROGATES.findall(text)  # what Python makes of bytes that are not UTF-8
+        found = set(surrogates) if self.characters is None else set(text) - self.characters
         return sorted(found, key=text.index)
 
     def check(self, text: str, what: str = "the text", start: int = 0) -> None:
-        """Raise UserError if the text, which is at `start` of a longer one, holds characters this tokenizer has no
-        token for."""
+        """Raise UserError if the text, which begins `start` characters into a longer one, holds characters without a
+        token."""
         if self.characters is None and encodes(text):
             return  # as nearly always
         unknown = self.unknown(text)
         if unknown:
             listed = ", ".join(f"{c!r} at {start + text.index(c)}" for c in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            halves = any(map(SURROGATES.match, unknown))
-            remedy = "give text in UTF-8" if halves else "use other characters, or tokenizer=bpe, which knows all"
+            surrogates = any(map(SURROGATES.match, unknown))
+            remedy = "give text in UTF-8" if surrogates else "use other characters, or tokenizer=bpe, which has all"
             raise UserError(f"{what} holds characters the tokenizer has no token for: {listed}{more}; {remedy}")
 
     def check_exact(self, text: str, what: str) -> None:
-        """Raise UserError if text does not come back as it was, be it this one or what tokenizers like to change;
-        `what` names the tokenizer."""
+        """Raise UserError if encoding and decoding changes the text, or one of the characters that tokenizers often
+        change. `what` names the tokenizer."""
         odd = EVERY_KIND if self.characters is None else "".join(c for c in sorted(self.characters) if len(c) == 1)
-        for told in (text, odd):
-            again = self.decode(self.encode(told) * 2)  # twice, since the start may be treated differently
-            wrong = (i for i, (a, b) in enumerate(zip(told * 2, again, strict=False)) if a != b)
-            at = next(wrong, min(2 * len(told), len(again)))
-            lost = f"{what} does not give {(told * 2)[at : at + 10]!r} back as it was; take one that loses nothing"
-            require(again == told * 2, lost)
+        for sample in (text, odd):
+            again = self.decode(self.encode(sample) * 2)  # twice, since the start may be treated differently
+            wrong = (i for i, (a, b) in enumerate(zip(sample * 2, again, strict=False)) if a != b)
+            at = next(wrong, min(2 * len(sample), len(again)))
+            lost = f"{what} changes {(sample * 2)[at : at + 10]!r}; give a tokenizer that decodes to the same text"
+            require(again == sample * 2, lost)
 
     def label(self, token: int) -> str:
-        """One token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""
+        """Return one token as it is shown in pictures: white space made visible, partial characters as <0xE2>."""
         name = self.backend.id_to_token(token) or f"<{token}>"
         if self.characters is None and all(c in BYTES for c in name):
             name = bytes(BYTES[c] for c in name).decode("utf-8", errors="surrogateescape")
@@ -136,24 +165,24 @@ class Tokenizer:
         return "".join(c if c.isprintable() else f"<{ord(c):02X}>" for c in name)
 
     def to_json(self) -> str:
-        """The tokenizer as `tokenizers` writes it to tokenizer.json."""
+        """Return the tokenizer as `tokenizers` writes it to tokenizer.json."""
         return self.backend.to_str()
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
-        """The tokenizer that to_json wrote."""
+        """Return the tokenizer that to_json wrote."""
         return cls(Backend.from_str(text))
 
 
 class TextStream:
-    """Tokens pushed one at a time, text in whole characters."""
+    """Decode tokens one at a time to text in whole characters."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer, self.backend = tokenizer, DecodeStream(skip_special_tokens=False)
-        self.waiting: list[int] = []  # whose text is not whole yet
+        self.waiting: list[int] = []  # tokens of a character that is not complete
 
     def push(self, token: int) -> str:
-        """The text that the token makes whole, perhaps none."""
+        """Return the text that the token completes, perhaps none."""
         self.waiting.append(token)
         text = self.backend.step(self.tokenizer.backend, token)
         if text:
@@ -161,13 +190,13 @@ class TextStream:
         return text or ""
 
     def finish(self) -> str:
-        """What is left at the end, as far as it came."""
+        """Return the text of the tokens that completed no character."""
         waiting, self.waiting = self.waiting, []
         return self.tokenizer.decode(waiting) if waiting else ""
 
 
 def encodes(text: str) -> bool:
-    """Whether the text has bytes in UTF-8, and so no half characters."""
+    """Return whether the text can be encoded in UTF-8: whether it has no surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -175,22 +204,9 @@ def encodes(text: str) -> bool:
     return True
 
 
-def batches(stream: Iterable[str | None]) -> Iterator[list[str | None]]:
-    """The stream's pieces in lists of about BATCH characters."""
-    batch: list[str | None] = []
-    length = 0
-    for piece in pieces(stream):
-        batch.append(piece)
-        length += len(piece or "-")
-        if length >= BATCH:
-            yield batch
-            batch, length = [], 0
-    if batch:
-        yield batch
-
-
 def _byte_names() -> dict[str, int]:
-    """The printable character by which byte-level BPE writes each byte (GPT-2's bytes_to_unicode), and the byte."""
+    """Return the printable character by which byte-level BPE writes each byte (GPT-2's bytes_to_unicode), and the
+    byte."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
@@ -199,8 +215,13 @@ def _byte_names() -> dict[str, int]:
 BYTES = _byte_names()
 
 
-def table_of(vocabulary: dict[str, int]) -> np.ndarray:
-    """The token of each character by its code point; -1 where there is none."""
+def code_points(text: str) -> np.ndarray:
+    """Return the code point of each character, [len(text)] uint32."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def token_table(vocabulary: dict[str, int]) -> np.ndarray:
+    """Return the token of each character, indexed by code point; -1 where there is none."""
     table = np.full(sys.maxunicode + 1, -1, dtype=np.int32)
     for name, token in vocabulary.items():
         if len(name) == 1:
@@ -209,11 +230,11 @@ def table_of(vocabulary: dict[str, int]) -> np.ndarray:
 
 
 def train_char(texts: Iterator[str], vocab_size: int) -> Backend:
-    """One token for each distinct character of the texts, in code point order; vocab_size does not apply."""
-    known = np.zeros(sys.maxunicode + 1, dtype=bool)
+    """Return one token for each distinct character of the texts, in code point order; vocab_size does not apply."""
+    alphabet: set[str] = set()
     for text in texts:
-        known[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")] = True
-    backend = Backend(models.WordLevel({chr(code): token for token, code in enumerate(np.flatnonzero(known))}))
+        alphabet.update(text)
+    backend = Backend(models.WordLevel({character: token for token, character in enumerate(sorted(alphabet))}))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     return backend
@@ -228,7 +249,8 @@ def byte_level(model: models.BPE, use_regex: bool = True) -> Backend:
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Backend:
-    """GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the texts; the 256 bytes at least."""
+    """Return GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the texts; it has the 256 bytes
+    at least."""
     backend = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
@@ -238,7 +260,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Backend:
 
 
 def train_byte(texts: Iterator[str], vocab_size: int) -> Backend:
-    """One token for each byte of UTF-8, whose number it has; neither the texts nor vocab_size apply."""
+    """Return one token for each byte of UTF-8, whose number it has; neither the texts nor vocab_size apply."""
     return byte_level(models.BPE(vocab=BYTES, merges=[]), use_regex=False)
 
 
@@ -246,13 +268,15 @@ Train = Callable[[Iterator[str], int], Backend]
 TOKENIZERS: dict[str, Train] = {"char": train_char, "byte": train_byte, "bpe": train_bpe}
 
 
-def train_tokenizer(kind: str, text: str | Stream, vocab_size: int = 1024, several: bool = False) -> Tokenizer:
-    """A tokenizer of the given kind (char, byte, bpe) made from the text; one for several documents has a token to end
-    them."""
-    stream = stream_of(text) if isinstance(text, str) else text
-    every = (piece for piece in pieces(stream) if piece is not END)
-    backend = choose("tokenizer.kind", kind, TOKENIZERS)(every, vocab_size)
-    if several:
+def train_tokenizer(
+    kind: str, text: str | Iterable[Piece], vocab_size: int = 1024, end_of_text: bool = False
+) -> Tokenizer:
+    """Return a tokenizer of the given kind (char, byte, bpe) made from the text. `end_of_text` adds a token that ends
+    documents, for a text of several."""
+    pieces = [Piece(text)] if isinstance(text, str) else text
+    texts = (piece.text for piece in split_pieces(pieces) if piece.text)
+    backend = choose("tokenizer.kind", kind, TOKENIZERS)(texts, vocab_size)
+    if end_of_text:
         backend.add_special_tokens([END_OF_TEXT])
     return Tokenizer(backend)
 

@@ -37,11 +37,11 @@ def test_a_dataset_is_prepared_with_its_own_splits(home):
     assert "    train story 0." in told
 
 
-def test_without_a_network_the_copy_of_before_is_used_and_nothing_is_packed_again(home):
+def test_without_a_network_the_copy_of_before_is_used_and_nothing_is_tokenized_again(home):
     done = prepare(home[0], "http://127.0.0.1:9", "data.val_split=validation", *STORIES)
     assert done.stdout == home[1].stdout
     assert "http://127.0.0.1:9 does not answer" in done.stderr
-    assert "packing" not in done.stderr
+    assert "tokenizing" not in done.stderr
 
 
 def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
@@ -53,7 +53,7 @@ def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
         assert "train story 2" in done.stdout
         assert "train story 3" not in done.stdout  # the fourth is held out, as four times 0.3 is above 1
         assert not list(tmp_path.rglob("*.arrow"))
-        assert "packing" not in prepare(tmp_path, address, *chosen, *STORIES).stderr
+        assert "tokenizing" not in prepare(tmp_path, address, *chosen, *STORIES).stderr
         refused = prepare(tmp_path, address, "data.streaming=true", *STORIES)
         assert refused.returncode == 2
         assert "data.split_by=characters needs the length of the text" in refused.stderr
@@ -62,12 +62,12 @@ def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["data.name=me/nothing"], "error: data.name=me/nothing is no dataset of http"),
+        (["data.name=me/nothing"], "error: data.name=me/nothing is not a dataset of http"),
         (["data.split=trian"], "Unknown split"),
         (["data.config=x"], "BuilderConfig 'x' not found. Available: ['default']"),
         (
             ["data.column=text"],
-            "train has no column text but story; name one of these as the column",
+            "train has no column text; give one of its columns: story",
         ),
     ],
 )
@@ -93,4 +93,4 @@ def test_without_hub_or_copy_the_error_comes_at_once_and_says_what_to_do(tmp_pat
     assert not (tmp_path / "data").exists()
     offline = prepare(tmp_path, "http://127.0.0.1:9", *STORIES, HF_HUB_OFFLINE="1")
     assert offline.returncode == 2
-    assert "neither to be had from the Hub" in offline.stderr
+    assert "can be loaded neither from the Hub" in offline.stderr

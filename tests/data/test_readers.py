@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from headwise.data.readers import as_lines, ending, read_file
+from headwise.data.readers import file_format, first_documents, join_rows, read_file
 from headwise.errors import UserError
-from headwise.stream import END
+from headwise.tokenizer import Piece
 
 ROWS = ["one\r\ntwo", "zweite ß\u2028same line", 'a "quoted", text', "NA", "日本\n"]
-STREAM = [piece for row in ROWS for piece in (row, END)]
+DOCUMENTS = [Piece(row, True) for row in ROWS]
 
 
 def zst(content):
@@ -44,26 +44,26 @@ def write(file, content):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.zst", "A.JSONL.ZST"])
 def test_rows_are_documents_exactly_as_they_were_written(tmp_path, name):
-    file, kind = tmp_path / name, ending(Path(name))
+    file, kind = tmp_path / name, file_format(Path(name))
     if kind == ".parquet":
         pandas.DataFrame({"id": range(5), "text": ROWS}).to_parquet(file, row_group_size=2)
     else:
         content = as_csv(ROWS, tmp_path) if kind == ".csv" else as_json_lines(ROWS)
         file.write_bytes({".gz": gzip.compress, ".zst": zst}.get(file.suffix.lower(), bytes)(content))
-    assert list(read_file(file)) == STREAM
+    assert list(read_file(file)) == DOCUMENTS
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md.gz", "a.txt.zst"])
 def test_a_text_file_is_one_document_exactly_as_it_was_written(tmp_path, name):
     content, file = "one\r\ntwo\rthree\n\nß", tmp_path / name
     file.write_bytes({".gz": gzip.compress, ".zst": zst}.get(file.suffix, bytes)(content.encode()))
-    assert list(read_file(file)) == [content, END]
+    assert list(read_file(file)) == [Piece(content), Piece("", True)]
 
 
-def test_packed_files_may_have_been_joined(tmp_path):
+def test_compressed_files_may_have_been_joined(tmp_path):
     for name, pack in (("a.txt.gz", gzip.compress), ("a.txt.zst", zst)):
         file = write(tmp_path / name, pack(b"first ") + pack(b"second"))
-        assert "".join(filter(None, read_file(file))) == "first second"
+        assert "".join(piece.text for piece in read_file(file)) == "first second"
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1))
@@ -72,7 +72,7 @@ def test_any_text_comes_through_every_format(tmp_path_factory, rows):
     write(folder / "a.jsonl", as_json_lines(rows))
     write(folder / "a.csv", as_csv(rows, folder))
     parquet.write_table(pyarrow.table({"text": rows}), folder / "a.parquet")
-    expected = [piece for row in rows for piece in (row, END)]
+    expected = [Piece(row, True) for row in rows]
     for name in ("a.jsonl", "a.csv", "a.parquet"):
         assert list(read_file(folder / name)) == expected
 
@@ -83,51 +83,65 @@ def test_a_row_without_text_is_no_document(tmp_path):
     write(tmp_path / "a.csv", 'text\nfirst\n\n""\nlast')
     parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.csv", "a.parquet"):
-        assert list(read_file(tmp_path / name)) == ["first", END, "last", END]
+        assert list(read_file(tmp_path / name)) == [
+            Piece("first", True),
+            Piece("last", True),
+        ]
 
 
-def test_rows_as_lines_are_one_document(tmp_path):
+def test_joined_rows_are_one_document(tmp_path):
     file = write(tmp_path / "a.jsonl", as_json_lines(["one\n", "two", "three\n"]))
-    assert list(as_lines(read_file(file))) == ["one\n", "two", "\n", "three\n", END]
+    joined = [Piece("one\n"), Piece("two\n"), Piece("three\n"), Piece("", True)]
+    assert list(join_rows(read_file(file))) == joined
+
+
+def test_first_documents_stops_after_whole_documents():
+    pieces = [Piece("a"), Piece("b", True), Piece("c", True), Piece("d"), Piece("", True)]
+    assert list(first_documents(pieces, 2)) == pieces[:3]
+    assert list(first_documents(pieces, None)) == list(first_documents(pieces, 3)) == pieces
 
 
 def test_a_byte_order_mark_is_not_part_of_a_column_name(tmp_path):
-    assert list(read_file(write(tmp_path / "a.csv", "\ufefftext\nfirst\n"))) == ["first", END]
-    assert list(read_file(write(tmp_path / "a.jsonl", '\ufeff{"text": "first"}'))) == ["first", END]
+    assert list(read_file(write(tmp_path / "a.csv", "\ufefftext\nfirst\n"))) == [Piece("first", True)]
+    assert list(read_file(write(tmp_path / "a.jsonl", '\ufeff{"text": "first"}'))) == [Piece("first", True)]
 
 
 def test_rows_longer_than_a_read_are_whole(tmp_path):
     rows = ["x" * (3 << 20) + "é", "short", "ß\n" * (1 << 20)]
-    assert list(read_file(write(tmp_path / "a.jsonl", as_json_lines(rows))))[::2] == rows
-    assert list(read_file(write(tmp_path / "b.csv", as_csv(rows, tmp_path))))[::2] == rows
+    assert [piece.text for piece in read_file(write(tmp_path / "a.jsonl", as_json_lines(rows)))] == rows
+    assert [piece.text for piece in read_file(write(tmp_path / "b.csv", as_csv(rows, tmp_path)))] == rows
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": "a"}\n{"text": oops}\n', "a.jsonl is no JSON in line 2"),
-        ("a.jsonl", '{"text": "a"}\n["b"]\n', "a.jsonl holds no object in line 2"),
+        ("a.jsonl", '{"text": "a"}\n{"text": oops}\n', "a.jsonl is not JSON in line 2"),
+        ("a.jsonl", '{"text": "a"}\n["b"]\n', "a.jsonl has no JSON object in line 2"),
         (
             "a.jsonl",
             '{"text": "a"}\n{"story": "b"}',
-            "a.jsonl, line 2, has no column text but story; name",
+            "a.jsonl, line 2, has no column text; give one of its columns: story",
         ),
-        ("a.jsonl", '{"text": 7}', "a.jsonl, line 1, text is no text but 7"),
-        ("a.jsonl", "[" * 100_000, "a.jsonl is no JSON in line 1"),
+        ("a.jsonl", '{"text": 7}', "a.jsonl, line 1, text is not text but 7"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl is not JSON in line 1"),
         ("a.jsonl", b'{"text": "caf\xe9"}', "a.jsonl is not UTF-8 at byte 13"),
-        ("a.jsonl", '{"text": "a"}\n{"text": "a\\ud800b"}', "line 2, text holds '\\ud800', which is half a character"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": "a\\ud800b"}',
+            "line 2, text contains '\\ud800', half of a surrogate pair",
+        ),
         ("a.jsonl", "", "a.jsonl is empty"),
-        ("a.csv", "id,story\n1,a\n", "a.csv, line 1, has no column text but id, story"),
-        ("a.csv", 'id,text\n1,"a\nb"\n2,c,d\n', "a.csv, line 4, has 3 fields and line 1 2"),
-        ("a.csv", 'text\n"a"b\n', "a.csv is no CSV in line 2"),
+        ("a.csv", "id,story\n1,a\n", "a.csv, line 1, has no column text; give one of its columns: id, story"),
+        ("a.csv", 'id,text\n1,"a\nb"\n2,c,d\n', "a.csv, line 4, has 3 fields, but line 1 has 2"),
+        ("a.csv", 'text\n"a"b\n', "a.csv is not CSV in line 2"),
         ("a.csv", b"text\ncaf\xe9\n", "a.csv is not UTF-8 at byte 8"),
-        ("a.csv", "text\n", "a.csv holds no text"),
+        ("a.csv", "text\n", "a.csv contains no text"),
         ("a.csv", "text,id,text\na,1,b\n", "a.csv has several columns text; rename all but one"),
         ("a.parquet", b"PAR1junk", "a.parquet cannot be read as Parquet after row 0"),
         ("a.parquet", b"", "a.parquet is empty"),
-        ("a.txt.zst", b"no zstd", "a.txt.zst cannot be unpacked"),
-        ("a.txt.zst", zst(b"text" * 100)[:-4], "a.txt.zst cannot be unpacked"),
-        ("a.txt.gz", gzip.compress(b"text" * 100)[:-4], "a.txt.gz cannot be unpacked"),
+        ("a.txt.zst", b"no zstd", "a.txt.zst cannot be decompressed"),
+        ("a.txt.zst", zst(b"text" * 100)[:-4], "a.txt.zst cannot be decompressed"),
+        ("a.txt.gz", gzip.compress(b"text" * 100)[:-4], "a.txt.gz cannot be decompressed"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, message):
@@ -138,7 +152,7 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, me
 
 def test_a_parquet_file_of_numbers_or_of_other_columns_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet, row 1, text is no text but 1"):
+    with pytest.raises(UserError, match=r"a.parquet, row 1, text is not text but 1"):
         list(read_file(tmp_path / "a.parquet"))
-    with pytest.raises(UserError, match=r"a.parquet has no column body but text; name one of these as the column"):
+    with pytest.raises(UserError, match=r"a.parquet has no column body; give one of its columns: text"):
         list(read_file(tmp_path / "a.parquet", "body"))

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headwise.data.sampler import TrainBatches, ValBatches, permuted, window_starts, windows_at
+from headwise.data.sampler import TrainBatches, ValBatches, open_tokens, permuted, window_starts, windows_at
 from headwise.model.gpt import IGNORE
 
 N, WINDOW, BATCH = 1009, 12, 7  # tokens, so 90 windows in an epoch
@@ -117,3 +119,34 @@ def test_val_batches_predict_every_token_but_the_first_exactly_once(n):
     for inputs, targets in batches:
         real = targets != IGNORE
         assert torch.equal(inputs[real] + 1, targets[real])
+
+
+ALL = np.random.default_rng(5).integers(1 << 16, size=1009).astype("<u2")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    parts = np.split(ALL, [7, 8, 509, 1008])
+    for i, part in enumerate(parts):
+        part.tofile(folder / f"{i}.bin")
+    return open_tokens([folder / f"{i}.bin" for i in range(len(parts))], "<u2")
+
+
+@given(start=st.integers(-1100, 1100), stop=st.integers(-1100, 1100))
+def test_slices_of_tokens_in_several_files_are_those_of_one_array(shards, start, stop):
+    assert len(shards) == len(ALL)
+    assert shards[start:stop].tolist() == ALL[start:stop].tolist()
+    assert shards[:].tolist() == ALL.tolist()
+
+
+def test_windows_across_files_are_those_of_one_array(shards):
+    starts = np.arange(1009 - 13)
+    assert np.array_equal(windows_at(shards, starts, 13), windows_at(ALL, starts, 13))
+
+
+def test_tokens_in_one_file_are_a_memory_map(tmp_path):
+    ALL.tofile(tmp_path / "all.bin")
+    tokens = open_tokens([tmp_path / "all.bin"], "<u2")
+    assert isinstance(tokens, np.memmap)
+    assert tokens.tolist() == ALL.tolist()

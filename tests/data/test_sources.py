@@ -1,18 +1,20 @@
-"""Where text comes from, how it is split, and what is said when it is not there."""
+"""Where text comes from, how it is split and how often it is read, and the errors if it is not there."""
 
 import gzip
 import json
-import sys
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headwise.config import DataConfig
-from headwise.data import sources as text_module
-from headwise.data import surveys
+from headwise.config import DataConfig, TokenizerConfig
+from headwise.data import readers, sources, text_cache
 from headwise.data.readers import read_file
-from headwise.data.sources import library_sources, python_docs, read_text
+from headwise.data.sources import open_text, scan_text, split_by_characters, text_source
+from headwise.data.token_files import prepare
 from headwise.errors import UserError
-from headwise.stream import END, whole
+from headwise.tokenizer import Piece
 from tests.hub import FILES, hub_here
 
 
@@ -23,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 def read(path, val_path=None, val_fraction=0.1, **settings):
     path, val_path = (p if p is None else str(p) for p in (path, val_path))
-    return read_text(DataConfig("files", path=path, val_path=val_path, val_fraction=val_fraction, **settings))
+    return open_text(DataConfig("files", path=path, val_path=val_path, val_fraction=val_fraction, **settings))
 
 
 def write(path, content):
@@ -32,24 +34,74 @@ def write(path, content):
     return path
 
 
-def test_the_built_in_text_is_a_real_one():
-    text = python_docs()
-    assert len(text) > 300_000
-    assert 60 < len(set(text)) < 300
+def documents(source):
+    """The documents of a text, as strings."""
+    pieces = list(source.read())
+    assert pieces[-1].ends_document
+    return "".join(piece.text + "\0" * piece.ends_document for piece in pieces)[:-1].split("\0")
 
 
-def test_a_python_without_help_topics_gives_its_library_instead(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydoc_data", None)
-    monkeypatch.delitem(sys.modules, "pydoc_data.topics", raising=False)
-    assert python_docs() == library_sources()
-    assert 300_000 < len(library_sources()) < 900_000
+@pytest.mark.parametrize("split_by", ["characters", "documents"])
+@pytest.mark.parametrize(("kind", "long_text_opens"), [("char", 2), ("byte", 2), ("bpe", 3)])
+def test_files_are_opened_once_if_they_fit_in_memory(tmp_path, monkeypatch, kind, split_by, long_text_opens):
+    """Longer ones are read once to scan and once to encode them; bpe needs their training text once more."""
+    for name in ("a.txt", "b.txt", "c.jsonl"):
+        write(tmp_path / "texts" / name, '{"text": "so they left"}\n' * 101)
+    opens, open_file = Counter(), readers.open_file
+    monkeypatch.setattr(readers, "open_file", lambda file: (opens.update([file.name]), open_file(file))[1])
+    data = DataConfig("files", path=str(tmp_path / "texts"), split_by=split_by, val_fraction=0.4, cache_dir="cache")
+    prepare(data, TokenizerConfig(kind, 300))
+    assert opens == {"a.txt": 1, "b.txt": 1, "c.jsonl": 1}
+    monkeypatch.setattr(text_cache, "MAX_KEPT", 100)
+    data.cache_dir = "other"
+    opens.clear()
+    prepare(data, TokenizerConfig(kind, 300))
+    assert opens == dict.fromkeys(("a.txt", "b.txt", "c.jsonl"), long_text_opens)
+
+
+PIECES = st.lists(st.builds(Piece, st.text(max_size=5), st.booleans()), max_size=12)
+
+
+@given(pieces=PIECES, fraction=st.floats(0, 1))
+def test_split_by_characters_keeps_every_character_and_document_end(pieces, fraction):
+    source = scan_text(lambda: iter(pieces))
+    text = split_by_characters(source, fraction)
+    train, val = text.train.as_string(), text.val.as_string()
+    assert train + val == source.as_string()
+    assert (len(train), len(val)) == (text.train.characters, text.val.characters)
+    ends = [[piece for piece in part.read() if piece.ends_document] for part in (text.train, text.val)]
+    assert len(ends[0]) + len(ends[1]) == source.documents
+
+
+@pytest.mark.parametrize(
+    ("fraction", "train", "val"),
+    [
+        (0.5, [Piece("ab", True)], [Piece("cd", True)]),  # a document that ends at the cut is in the training text
+        (0.25, [Piece("ab", True), Piece("c")], [Piece("d", True)]),
+    ],
+)
+def test_split_by_characters_gives_the_end_of_a_divided_document_to_validation(fraction, train, val):
+    text = split_by_characters(scan_text(lambda: iter([Piece("ab", True), Piece("cd", True)])), fraction)
+    assert (list(text.train.read()), list(text.val.read())) == (train, val)
+    assert list(text.read()) == [*(("train", piece) for piece in train), *(("val", piece) for piece in val)]
+
+
+def test_a_fingerprint_tells_texts_documents_and_parts_apart():
+    texts = [[Piece("ab", True)], [Piece("a"), Piece("b"), Piece("", True)], [Piece("a", True), Piece("b", True)]]
+    one, same, two = (scan_text(lambda text=text: iter(text)) for text in texts)
+    assert one.fingerprint == same.fingerprint == text_source("ab").fingerprint
+    halves = split_by_characters(one, 0.5)
+    others = [text_source("ac"), two, halves.train, halves.val]
+    assert len({source.fingerprint for source in (one, *others)}) == 5
+    assert [source.documents for source in (one, two)] == [1, 2]
+    assert [source.alphabet for source in (one, two, text_source("zaza"))] == ["ab", "ab", "az"]
 
 
 def test_the_last_tenth_of_the_characters_is_held_out(tmp_path):
     content = "".join(chr(97 + i % 26) for i in range(1117))
     text = read(write(tmp_path / "a.txt", content))
-    assert whole(text.train) + whole(text.val) == content
-    assert len(whole(text.train)) == int(1117 * 0.9)
+    assert text.train.as_string() + text.val.as_string() == content
+    assert len(text.train.as_string()) == int(1117 * 0.9)
 
 
 def test_a_folder_and_a_glob_give_their_files_in_name_order(tmp_path):
@@ -61,7 +113,7 @@ def test_a_folder_and_a_glob_give_their_files_in_name_order(tmp_path):
     (tmp_path / "folder.txt").mkdir()
     for path in (tmp_path, tmp_path / "**/*.txt"):
         text = read(path, tmp_path / "a.md")
-        assert list(text.train.read()) == ["first", END, "second\n", END, "third", END]
+        assert documents(text.train) == ["first", "second\n", "third"]
         assert text.train.documents == 3
 
 
@@ -69,11 +121,11 @@ def test_documents_held_out_are_whole_evenly_spaced_and_none_of_the_others(tmp_p
     rows = [f"row {i}" for i in range(101)]
     write(tmp_path / "a.jsonl", "".join(json.dumps({"text": row}) + "\n" for row in rows))
     text = read(tmp_path, split_by="documents", val_fraction=0.2)
-    train, val = ([piece for piece in half.read() if piece] for half in text)
+    train, val = documents(text.train), documents(text.val)
     assert val == rows[4:100:5]
     assert sorted(train + val) == sorted(rows)
-    assert list(text.val.read())[1::2] == [END] * 20
-    with pytest.raises(UserError, match=r"data.val_fraction=0.001 of 101 documents is not one"):
+    assert [piece.text for _, piece in text.read()] == rows  # both in one pass, in the text's order
+    with pytest.raises(UserError, match=r"data.val_fraction=0.001 of 101 documents is less than one"):
         read(tmp_path, split_by="documents", val_fraction=0.001)
     with pytest.raises(UserError, match=r"data.split_by=documents needs several documents; the text is a single one"):
         read(write(tmp_path / "one.txt", "one"), split_by="documents")
@@ -87,7 +139,7 @@ def test_only_the_first_documents_are_read(tmp_path):
     write(tmp_path / "d.jsonl", "bad, and not needed")
     write(tmp_path / "e.txt", "held out")
     text = read(tmp_path, tmp_path / "e.txt", max_documents=4)
-    assert list(filter(None, text.train.read())) == ["one", "two", "three", "four"]
+    assert documents(text.train) == ["one", "two", "three", "four"]
     assert (text.train.characters, text.train.documents) == (15, 4)
 
 
@@ -95,19 +147,19 @@ def test_rows_as_lines_are_one_document_and_the_column_can_be_named(tmp_path):
     write(tmp_path / "a.csv", "id,line\n1,so they left\n2, right away\n")
     write(tmp_path / "b.csv", "line\nbefore\n")
     text = read(tmp_path / "b.csv", tmp_path / "a.csv", join_rows=True, column="line")
-    assert list(text.val.read()) == ["so they left", "\n", " right away", "\n", END]
+    assert documents(text.val) == ["so they left\n right away\n"]
     assert text.val.documents == 1
 
 
-def test_a_file_that_is_not_there_yet_is_fetched_once_and_whole(tmp_path, capsys):
+def test_a_file_that_is_not_there_yet_is_downloaded_once_and_whole(tmp_path, capsys):
     file = tmp_path / "deep/card.md"
     with hub_here() as address:
         url = f"{address}/datasets/me/stories/resolve/main/README.md"
         text = read(file, url=url)
-        assert whole(text.train) + whole(text.val) == FILES["README.md"].decode()
-        with pytest.raises(UserError, match=r"data.url=.*nothing cannot be fetched \(HTTP Error 404.*put a copy at"):
+        assert text.train.as_string() + text.val.as_string() == FILES["README.md"].decode()
+        with pytest.raises(UserError, match=r"data.url=.*nothing cannot be downloaded \(HTTP Error 404.*put a copy at"):
             read(tmp_path / "b.txt", url=f"{address}/nothing")
-    assert "fetching" in capsys.readouterr().err
+    assert "downloading" in capsys.readouterr().err
     read(file, url=url)  # where nobody answers any more
     with pytest.raises(UserError, match=r"put a copy at data.path="):
         read(tmp_path / "b.txt", url=url)
@@ -118,11 +170,11 @@ def test_a_file_that_is_not_there_yet_is_fetched_once_and_whole(tmp_path, capsys
 
 def test_files_that_have_not_changed_are_not_read_again(tmp_path, monkeypatch, capsys):
     file = write(tmp_path / "a.txt", "the kids were scared")
-    monkeypatch.setattr(surveys, "FRESH", -1)
+    monkeypatch.setattr(text_cache, "FRESH", -1)
     first = read(file).train
-    monkeypatch.setattr(text_module, "survey", None)
+    monkeypatch.setattr(sources, "scan_text", None)
     again = read(file).train
-    assert (again.fingerprint, again.characters, whole(again)) == (first.fingerprint, 18, "the kids were scar")
+    assert (again.fingerprint, again.characters, again.as_string()) == (first.fingerprint, 18, "the kids were scar")
     monkeypatch.undo()
     write(file, "the kids were brave!")
     assert read(file).train.fingerprint != first.fingerprint
@@ -134,44 +186,34 @@ def test_a_file_that_has_just_changed_is_not_trusted_to_stay(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_damaged_memory_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(surveys, "FRESH", -1)
-    file = write(tmp_path / "a.txt", "the kids were scared")
-    first = read(file).train
-    for memory in (tmp_path / "data/cache/surveys").iterdir():
-        for damage in ("{", "{}", "[]", ""):
-            memory.write_text(damage)
-            assert read(file).train.fingerprint == first.fingerprint
-
-
-def test_markdown_and_packed_files_are_read_too(tmp_path):
+def test_markdown_and_compressed_files_are_read_too(tmp_path):
     write(tmp_path / "a.md", "# first")
     write(tmp_path / "b.txt.gz", gzip.compress("zweite ß".encode()))
     write(tmp_path / "c.md", "held out")
     text = read(tmp_path, tmp_path / "c.md")
-    assert [piece for piece in text.train.read() if piece] == ["# first", "zweite ß"]
+    assert documents(text.train) == ["# first", "zweite ß"]
 
 
 def test_what_is_held_out_is_left_out_of_the_folder_that_holds_it(tmp_path):
     for name in ("train.txt", "deep/val.txt"):
         write(tmp_path / name, name)
     text = read(tmp_path, tmp_path / "deep/../deep/val.txt")
-    assert [whole(half) for half in text] == ["train.txt", "deep/val.txt"]
-    with pytest.raises(UserError, match=r"data.path=.*train.txt names nothing beside the text that is held out"):
+    assert [text.train.as_string(), text.val.as_string()] == ["train.txt", "deep/val.txt"]
+    with pytest.raises(UserError, match=r"data.path=.*train.txt names no file other than the validation text"):
         read(tmp_path / "train.txt", tmp_path / "*.txt")
 
 
 def test_a_file_that_changes_is_noticed(tmp_path):
     file = write(tmp_path / "a.txt", "the kids were scared")
     text = read(file)
-    text.train.check()
+    text.train.check_unchanged()
     write(file, "the kids were brave!")
-    for half in text:
-        with pytest.raises(UserError, match=r"data.path=.*a.txt has changed while it was read"):
-            half.check()
+    for part in (text.train, text.val):
+        with pytest.raises(UserError, match=r"data.path=.*a.txt changed while it was being read"):
+            part.check_unchanged()
     file.unlink()
-    with pytest.raises(UserError, match="has changed"):
-        text.val.check()
+    with pytest.raises(UserError, match="changed while"):
+        text.val.check_unchanged()
 
 
 def test_every_bad_file_is_named_and_can_be_left_out(tmp_path, capsys):
@@ -185,31 +227,32 @@ def test_every_bad_file_is_named_and_can_be_left_out(tmp_path, capsys):
         read(tmp_path, None, 0.5)
     for problem in (
         "b.txt is empty",
-        "c.txt holds zero bytes",
+        "c.txt contains zero bytes",
         f"d.txt is not UTF-8 at byte {(2 << 20) + 1}",
-        "e.txt.gz cannot be unpacked",
+        "e.txt.gz cannot be decompressed",
         "data.skip_bad=true",
     ):
         assert problem in str(error.value)
     text = read(tmp_path, None, 0.5, skip_bad=True)
-    assert whole(text.train) + whole(text.val) == "good"
+    assert text.train.as_string() + text.val.as_string() == "good"
     assert "left out" in capsys.readouterr().err
 
 
 def test_a_character_may_lie_across_two_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr("headwise.data.sources.CHUNK", 3)
+    monkeypatch.setattr(readers, "CHUNK", 3)
     path = write(tmp_path / "a.txt", "aé🦁日本\r\n")
-    assert "".join(piece for piece in read_file(path) if piece) == "aé🦁日本\r\n"
+    assert "".join(piece.text for piece in read_file(path)) == "aé🦁日本\r\n"
 
 
 def test_line_endings_stay_as_they_are(tmp_path):
     path = write(tmp_path / "a.txt", b"one\r\ntwo\rthree\n" * 5)
-    assert "".join(map(whole, read(path, None, 0.5))) == "one\r\ntwo\rthree\n" * 5
+    assert "".join(piece.text for _, piece in read(path, None, 0.5).read()) == "one\r\ntwo\rthree\n" * 5
 
 
 def test_a_validation_file_is_used_whole(tmp_path):
     a, b = write(tmp_path / "a.txt", "training"), write(tmp_path / "b.txt", "validation")
-    assert tuple(map(whole, read(a, b))) == ("training", "validation")
+    text = read(a, b)
+    assert (text.train.as_string(), text.val.as_string()) == ("training", "validation")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +260,7 @@ def test_a_validation_file_is_used_whole(tmp_path):
     [
         (b"good \xff bad", "is not UTF-8 at byte 5"),
         (b"", "is empty"),
-        (b" \n \n", "holds no text"),
+        (b" \n \n", "contains no text"),
         (b"abcd", r"is too short: 1 character\(s\); give more text or data.val_path"),
     ],
 )

@@ -1,4 +1,4 @@
-"""TokenFiles text: exact, reused only when nothing changed, never half there."""
+"""A text as token files: exact, reused only if nothing changed, complete or not there."""
 
 import errno
 import hashlib
@@ -15,66 +15,65 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from headwise import tokenizer
-from headwise.data import encoding
-from headwise.data import token_files as packing
-from headwise.data.sources import Text
-from headwise.data.token_files import pack
+from headwise.data import encoding, token_files
+from headwise.data.sources import SPLIT_BY, scan_text
+from headwise.data.token_files import write_token_files
 from headwise.errors import RunError, UserError
-from headwise.stream import END, part, source_of, survey
-from headwise.tokenizer import train_tokenizer
+from headwise.tokenizer import Piece, train_tokenizer
+from tests.small import text_splits
 
-TEXT = Text("the kids were scared of the lions\n" * 40, "so they left\n" * 7)
+TRAIN, VAL = "the kids were scared of the lions\n" * 40, "so they left\n" * 7
+TEXT = text_splits(TRAIN, VAL)
 
 
-def packed_anew(capsys):
-    return "packing" in capsys.readouterr().err
+def tokenized_again(capsys):
+    return "tokenizing" in capsys.readouterr().err
 
 
 def test_tokens_decode_to_the_text(tmp_path):
     for kind in ("char", "bpe"):
-        packed = pack(TEXT, kind, 270, tmp_path)
+        made = write_token_files(TEXT, kind, 270, tmp_path)
         for split in ("train", "val"):
-            assert packed.tokenizer.decode(packed.tokens(split).tolist()) == getattr(TEXT, split)
-            assert packed.manifest["tokens"][split] == len(packed.tokens(split))
-        assert packed.tokens("train").dtype == np.uint16
+            assert made.tokenizer.decode(made.tokens(split).tolist()) == getattr(TEXT, split).as_string()
+            assert made.manifest["tokens"][split] == len(made.tokens(split))
+        assert made.tokens("train").dtype == np.uint16
 
 
 def test_bytes_per_token_count_utf8(tmp_path):
-    packed = pack(Text("aé" * 50, "é" * 11), "char", 0, tmp_path)
-    assert packed.bytes_per_token("val") == 2.0
-    assert packed.bytes_per_token("train") == 1.5
+    made = write_token_files(text_splits("aé" * 50, "é" * 11), "char", 0, tmp_path)
+    assert made.bytes_per_token("val") == 2.0
+    assert made.bytes_per_token("train") == 1.5
 
 
 def test_the_same_text_and_settings_are_reused(tmp_path, capsys):
-    first = pack(TEXT, "bpe", 270, tmp_path)
-    assert packed_anew(capsys)
-    assert pack(TEXT, "bpe", 270, tmp_path).folder == first.folder
-    assert not packed_anew(capsys)
+    first = write_token_files(TEXT, "bpe", 270, tmp_path)
+    assert tokenized_again(capsys)
+    assert write_token_files(TEXT, "bpe", 270, tmp_path).folder == first.folder
+    assert not tokenized_again(capsys)
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "size"),
     [
-        (Text(TEXT.train + "x", TEXT.val), "bpe", 270),
-        (Text(TEXT.train, TEXT.val[:-1]), "bpe", 270),
-        (Text(TEXT.train + TEXT.val[:5], TEXT.val[5:]), "bpe", 270),
+        (text_splits(TRAIN + "x", VAL), "bpe", 270),
+        (text_splits(TRAIN, VAL[:-1]), "bpe", 270),
+        (text_splits(TRAIN + VAL[:5], VAL[5:]), "bpe", 270),
         (TEXT, "bpe", 271),
         (TEXT, "char", 270),
     ],
 )
-def test_a_changed_text_split_or_tokenizer_is_packed_anew(tmp_path, capsys, text, kind, size):
-    first = pack(TEXT, "bpe", 270, tmp_path)
+def test_a_changed_text_split_or_tokenizer_is_tokenized_again(tmp_path, capsys, text, kind, size):
+    first = write_token_files(TEXT, "bpe", 270, tmp_path)
     capsys.readouterr()
-    assert pack(text, kind, size, tmp_path).folder != first.folder
-    assert packed_anew(capsys)
+    assert write_token_files(text, kind, size, tmp_path).folder != first.folder
+    assert tokenized_again(capsys)
 
 
 @pytest.mark.parametrize(
     "harm", ["truncate", "flip", "manifest", "lacking manifest", "empty manifest", "tokenizer", "remove"]
 )
-def test_damage_is_noticed_and_mended(tmp_path, capsys, harm):
-    folder = pack(TEXT, "char", 0, tmp_path).folder
+def test_damaged_token_files_are_written_again(tmp_path, capsys, harm):
+    folder = write_token_files(TEXT, "char", 0, tmp_path).folder
     expected = (folder / "train-00000.bin").read_bytes()
     if harm == "truncate":
         (folder / "train-00000.bin").write_bytes(expected[:-2])
@@ -91,107 +90,116 @@ def test_damage_is_noticed_and_mended(tmp_path, capsys, harm):
         (folder / "tokenizer.json").write_text("{}")
     else:
         (folder / "val-00000.bin").unlink()
-    pack(TEXT, "char", 0, tmp_path)
-    assert packed_anew(capsys)
+    write_token_files(TEXT, "char", 0, tmp_path)
+    assert tokenized_again(capsys)
     assert (folder / "train-00000.bin").read_bytes() == expected
     assert seen(tmp_path) == [folder]
 
 
 def test_a_file_that_was_touched_or_copied_is_still_the_same(tmp_path, capsys):
-    folder = pack(TEXT, "char", 0, tmp_path).folder
+    folder = write_token_files(TEXT, "char", 0, tmp_path).folder
     for file in folder.iterdir():
         file.write_bytes(file.read_bytes())
     capsys.readouterr()
-    pack(TEXT, "char", 0, tmp_path)
-    assert not packed_anew(capsys)
+    write_token_files(TEXT, "char", 0, tmp_path)
+    assert not tokenized_again(capsys)
 
 
-def test_a_failed_packing_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_preparation_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(packing, "write_shard", fail)
+    monkeypatch.setattr(token_files.ShardWriter, "write", fail)
     with pytest.raises(OSError, match="disk full"):
-        pack(TEXT, "char", 0, tmp_path)
+        write_token_files(TEXT, "char", 0, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.fixture
 def small_shards(monkeypatch):
     """Batches of 53 characters and shards of about 61 tokens."""
-    monkeypatch.setattr(tokenizer, "BATCH", 53)
-    monkeypatch.setattr(packing, "SHARD", 61)
+    monkeypatch.setattr(encoding, "BATCH", 53)
+    monkeypatch.setattr(token_files, "SHARD", 61)
 
 
-def several():
-    """A text of 13 documents, the last of which the split cuts."""
+def several(split_by="characters"):
+    """A text of 13 documents, the last of which the split divides."""
     documents = [f"document {i}: the lions left{'!' * i}\n" * (1 + i % 5) for i in range(13)]
-    source = survey(lambda: iter([piece for text in documents for piece in (text, END)]))
-    return Text(part(source, 0, source.characters - 17), part(source, source.characters - 17, source.characters))
+    source = scan_text(lambda: iter([Piece(text, ends_document=True) for text in documents]))
+    return SPLIT_BY[split_by](source, 16.5 / source.characters if split_by == "characters" else 0.3)
 
 
+@pytest.mark.parametrize("split_by", ["characters", "documents"])
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
-def test_shards_hold_the_tokens_that_one_file_would(tmp_path, small_shards, monkeypatch, kind):
-    sharded = pack(several(), kind, 270, tmp_path / "sharded")
+def test_shards_hold_the_tokens_that_one_file_would(tmp_path, small_shards, monkeypatch, kind, split_by):
+    sharded = write_token_files(several(split_by), kind, 270, tmp_path / "sharded")
     monkeypatch.undo()
-    one = pack(several(), kind, 270, tmp_path / "one")
+    one = write_token_files(several(split_by), kind, 270, tmp_path / "one")
     assert len(list(sharded.folder.glob("train-*.bin"))) > 3
     for split in ("train", "val"):
         assert sharded.tokens(split)[:].tolist() == one.tokens(split)[:].tolist()
     for name in ("documents", "tokens", "characters", "bytes", "vocab_size", "text"):
         assert sharded.manifest[name] == one.manifest[name]
-    assert one.manifest["documents"] == {"train": 13, "val": 1}
+    assert one.manifest["documents"] == (
+        {"train": 13, "val": 1} if split_by == "characters" else {"train": 10, "val": 3}
+    )
 
 
 def test_a_text_that_fills_its_last_shard_to_the_brim_has_no_empty_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SHARD", len(TEXT.train))
-    packed = pack(TEXT, "char", 0, tmp_path)
-    assert len(packed.tokens("train")) == len(TEXT.train)
-    assert isinstance(packed.tokens("train"), np.memmap)
-    assert packing.is_whole(packed.folder)
+    monkeypatch.setattr(token_files, "SHARD", len(TRAIN))
+    made = write_token_files(TEXT, "char", 0, tmp_path)
+    assert len(made.tokens("train")) == len(TRAIN)
+    assert isinstance(made.tokens("train"), np.memmap)
+    assert token_files.is_complete(made.folder)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 5, 8])
-def test_an_interrupted_packing_goes_on_with_the_shards_it_had(tmp_path, small_shards, monkeypatch, capsys, shards):
-    expected = pack(several(), "bpe", 270, tmp_path / "whole")
-    write, written = packing.write_shard, []
+@pytest.mark.parametrize("split_by", ["characters", "documents"])
+@pytest.mark.parametrize("shards", [1, 2, 5, 6])
+def test_an_interrupted_preparation_continues_after_the_shards_it_had(
+    tmp_path, small_shards, monkeypatch, capsys, shards, split_by
+):
+    expected = write_token_files(several(split_by), "bpe", 270, tmp_path / "whole")
+    finish, written = token_files.ShardWriter.finish, []
 
-    def interrupted(file, *rest):
+    def finish_some(writer):
+        file = writer.folder / writer.shard.file
         if len(written) == shards:
             file.write_bytes(b"half a sh")
             raise KeyboardInterrupt
-        write(file, *rest)
+        finish(writer)
         written.append(file.name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "write_shard", interrupted)
+        patch.setattr(token_files.ShardWriter, "finish", finish_some)
         with pytest.raises(KeyboardInterrupt):
-            pack(several(), "bpe", 270, tmp_path / "cut")
+            write_token_files(several(split_by), "bpe", 270, tmp_path / "cut")
     assert seen(tmp_path / "cut") == []
-    monkeypatch.setattr(packing, "learn_tokenizer", None)  # which it has already
-    monkeypatch.setattr(packing, "write_shard", lambda file, *rest: (written.append(file.name), write(file, *rest)))
-    packed = pack(several(), "bpe", 270, tmp_path / "cut")
-    assert "going on where it stopped" in capsys.readouterr().err
+    monkeypatch.setattr(token_files, "learn_tokenizer", None)  # which is saved already
+    monkeypatch.setattr(
+        token_files.ShardWriter, "finish", lambda writer: (written.append(writer.shard.file), finish(writer))
+    )
+    made = write_token_files(several(split_by), "bpe", 270, tmp_path / "cut")
+    assert "continuing an interrupted preparation" in capsys.readouterr().err
     assert len(written) == len(set(written)) == len(list(expected.folder.glob("*.bin")))
     for file in expected.folder.glob("*.bin"):
-        assert (packed.folder / file.name).read_bytes() == file.read_bytes()
-    assert packed.manifest["documents"] == expected.manifest["documents"]
+        assert (made.folder / file.name).read_bytes() == file.read_bytes()
+    assert made.manifest["documents"] == expected.manifest["documents"]
 
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "shards", "empty", "tokenizer"])
 def test_damage_to_what_an_interruption_left_is_noticed(tmp_path, small_shards, monkeypatch, harm):
-    expected = pack(several(), "bpe", 270, tmp_path / "whole")
-    write = packing.write_shard
+    expected = write_token_files(several(), "bpe", 270, tmp_path / "whole")
+    finish = token_files.ShardWriter.finish
 
-    def interrupted(file, *rest):
-        if file.name == "train-00004.bin":
+    def interrupted(writer):
+        if writer.shard.file == "train-00004.bin":
             raise KeyboardInterrupt
-        write(file, *rest)
+        finish(writer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "write_shard", interrupted)
+        patch.setattr(token_files.ShardWriter, "finish", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            pack(several(), "bpe", 270, tmp_path / "cut")
+            write_token_files(several(), "bpe", 270, tmp_path / "cut")
     (left,) = (path for path in (tmp_path / "cut").iterdir() if path.is_dir())
     shard = left / "train-00001.bin"
     content = shard.read_bytes()
@@ -205,12 +213,12 @@ def test_damage_to_what_an_interruption_left_is_noticed(tmp_path, small_shards, 
         (left / "tokenizer.json").write_text("{")
     else:
         (left / "shards.json").write_text("[{" if harm == "shards" else "")
-    packed = pack(several(), "bpe", 270, tmp_path / "cut")
+    made = write_token_files(several(), "bpe", 270, tmp_path / "cut")
     for file in expected.folder.glob("*.bin"):
-        assert (packed.folder / file.name).read_bytes() == file.read_bytes()
+        assert (made.folder / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_text_that_changes_while_it_is_packed_is_refused_and_nothing_kept(tmp_path, small_shards):
+def test_a_text_that_changes_meanwhile_is_an_error_and_nothing_is_left(tmp_path, small_shards):
     checks = []
 
     def check():
@@ -218,9 +226,10 @@ def test_a_text_that_changes_while_it_is_packed_is_refused_and_nothing_kept(tmp_
         if len(checks) == 3:
             raise UserError("it has changed")
 
-    text = Text(*(replace(source_of(half), check=check) for half in several()))
+    text = several()
+    text = replace(text, train=replace(text.train, check_unchanged=check))
     with pytest.raises(UserError, match="it has changed"):
-        pack(text, "char", 0, tmp_path)
+        write_token_files(text, "char", 0, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
@@ -228,56 +237,56 @@ def test_a_full_disk_is_said_of_the_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(packing.Shard, "add", full)
+    monkeypatch.setattr(token_files.os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*train-00000.bin'"):
-        pack(TEXT, "char", 0, tmp_path)
+        write_token_files(TEXT, "char", 0, tmp_path)
 
 
 def test_a_killed_process_is_one_line(monkeypatch, tmp_path):
     def killed(*_):
         raise BrokenProcessPool
 
-    monkeypatch.setattr(encoding, "processes", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(encoding, "start_processes", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(encoding, "encode_in_process", killed)
     with pytest.raises(RunError, match=r"a process of data.num_proc=2 was killed"):
-        pack(TEXT, "char", 0, tmp_path, num_proc=2)
+        write_token_files(TEXT, "char", 0, tmp_path, num_proc=2)
 
 
 def test_processes_give_the_tokens_that_threads_give(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer, "BATCH", 101)
-    threads, processes = (pack(several(), "bpe", 270, tmp_path / str(n), num_proc=n) for n in (None, 3))
+    monkeypatch.setattr(encoding, "BATCH", 101)
+    threads, processes = (write_token_files(several(), "bpe", 270, tmp_path / str(n), num_proc=n) for n in (None, 3))
     for split in ("train", "val"):
         assert processes.tokens(split).tolist() == threads.tokens(split).tolist()
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_an_unknown_character_is_named_with_its_place_in_the_whole_text(tmp_path, monkeypatch, num_proc):
-    monkeypatch.setattr(tokenizer, "BATCH", 101)
-    text = Text("the kids\n" * 40 + "ß", "the kids")
+    monkeypatch.setattr(encoding, "BATCH", 101)
+    text = text_splits("the kids\n" * 40 + "ß", "the kids")
     known = train_tokenizer("char", "the kids\n")
     with pytest.raises(UserError, match=r"the text holds characters the tokenizer has no token for: 'ß' at 360"):
-        pack(text, "char", 0, tmp_path, known, num_proc)
+        write_token_files(text, "char", 0, tmp_path, known, num_proc)
     assert seen(tmp_path) == []
 
 
 def test_two_at_once_leave_one_good_copy(tmp_path, capsys):
-    threads = [threading.Thread(target=pack, args=(TEXT, "char", 0, tmp_path)) for _ in range(4)]
+    threads = [threading.Thread(target=write_token_files, args=(TEXT, "char", 0, tmp_path)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     (folder,) = seen(tmp_path)
-    assert packing.is_whole(folder)
-    assert capsys.readouterr().err.count("packing") == 1
+    assert token_files.is_complete(folder)
+    assert capsys.readouterr().err.count("tokenizing") == 1
 
 
 def test_the_manifest_says_what_it_was_made_of(tmp_path):
-    folder = pack(TEXT, "char", 0, tmp_path).folder
+    folder = write_token_files(TEXT, "char", 0, tmp_path).folder
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["settings"]["tokenizer"] == "char"
-    assert manifest["characters"] == {"train": len(TEXT.train), "val": len(TEXT.val)}
-    assert manifest["vocab_size"] == len(set(TEXT.train + TEXT.val))
-    assert manifest["text"] == {split: source_of(content).fingerprint for split, content in TEXT._asdict().items()}
+    assert manifest["characters"] == {"train": len(TRAIN), "val": len(VAL)}
+    assert manifest["vocab_size"] == len(set(TRAIN + VAL))
+    assert manifest["text"] == {"train": TEXT.train.fingerprint, "val": TEXT.val.fingerprint}
     for name, about in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == about["sha256"]
     assert {"headwise", "tokenizers"} <= manifest["versions"].keys()
@@ -289,13 +298,13 @@ def seen(folder):
 
 
 KILLED = """
-from headwise.data import encoding, token_files as packing
-from headwise.data.sources import Text
-from headwise.stream import END, survey
-import headwise.tokenizer, sys
-headwise.tokenizer.BATCH, packing.SHARD = 1009, 50_021
-train = survey(lambda: (piece for i in range(3001) for piece in (f"document {i}: " + "the lions left. " * 20, END)))
-packing.pack(Text(train, "so they left"), "bpe", 300, sys.argv[1], num_proc=int(sys.argv[2]) or None)
+import sys
+from headwise.data import encoding, token_files
+from headwise.data.sources import scan_text, split_by_documents
+from headwise.tokenizer import Piece
+encoding.BATCH, token_files.SHARD = 1009, 50_021
+text = scan_text(lambda: (Piece(f"document {i}: " + "the lions left. " * 20, True) for i in range(3001)))
+token_files.write_token_files(split_by_documents(text, 0.2), "bpe", 300, sys.argv[1], num_proc=int(sys.argv[2]) or None)
 """
 
 
@@ -326,7 +335,7 @@ def test_ten_kills_leave_nothing_that_a_later_run_takes_for_whole(tmp_path, num_
 
 def contents(folder):
     """What must be the same however often it was interrupted."""
-    assert packing.is_whole(folder)
+    assert token_files.is_complete(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {file.name: file.read_bytes() for file in folder.glob("*.bin")}
     return files, [manifest[name] for name in ("text", "tokens", "documents", "bytes")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headwise.config import AttentionConfig, CallbacksConfig, DataConfig, GPTConfig, TrainConfig, TrainerConfig
-from headwise.data import prepare
+from headwise.data.token_files import prepare
 from headwise.errors import UserError
 from headwise.training.build import (
     build_callbacks,
@@ -29,7 +29,7 @@ def token_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     (folder / "my.txt").write_text(TEXT)
     data = DataConfig(source="files", path=str(folder / "my.txt"), cache_dir=str(folder / "cache"))
-    return prepare.prepare(data, TrainConfig().tokenizer, None)
+    return prepare(data, TrainConfig().tokenizer, None)
 
 
 def small_run(token_files, prompts=(), **trainer):

@@ -101,14 +101,14 @@ def validate_flags(flags: argparse.Namespace, sampling: "Sampling") -> None:
 
 def read_prompts(flags: argparse.Namespace, tokenizer: "Tokenizer") -> list[str]:
     """Return the prompts. Raise UserError for one that the tokenizer cannot encode."""
-    from headwise.data.readers import decoded
+    from headwise.data.readers import decode_utf8
     from headwise.files import expand_path
 
     prompts, name = flags.prompt, "--prompt"
     if flags.prompt_file is not None:
         file, name = flags.prompt_file, f"--prompt-file {flags.prompt_file}"
         raw = sys.stdin.buffer.read() if file == "-" else expand_path(file, "--prompt-file").read_bytes()
-        prompts = [decoded(raw, name)]
+        prompts = [decode_utf8(raw, name)]
     if flags.replace_unknown:
         prompts = [tokenizer.replace_unknown(prompt) for prompt in prompts]
     for prompt in prompts:

@@ -13,9 +13,9 @@ from typing import Any
 import lightning as L
 
 from headwise.config import DataConfig, TokenizerConfig
-from headwise.data.prepare import check, prepare
 from headwise.data.sampler import TrainBatches, ValBatches
-from headwise.data.token_files import TokenFiles
+from headwise.data.sources import validate_text_choices
+from headwise.data.token_files import TokenFiles, prepare
 from headwise.errors import require
 from headwise.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ class TextDataModule(L.LightningDataModule):
         self.data_config = DataConfig(source="files", path=str(path), batch_size=batch_size, **data)
         self.block_size, self.seed = block_size, seed
         self.steps_per_epoch: int | None = None
-        check(self.data_config, self.tokenizer_config)
+        validate_text_choices(self.data_config, self.tokenizer_config)
 
     @classmethod
     def from_token_files(

@@ -1,73 +1,107 @@
-"""Batches of text to token ids, in order, some of them worked out ahead: by threads, or by processes.
+"""Collect pieces of text in batches, and encode batches in parallel, in threads or in processes.
 
-    for batch, ids in encoded(batches(stream), tokenizer, np.dtype("<u2"), num_proc=4):
-        ...
+    for batch, ids in encode_batches(batches(text.read()), tokenizer, np.dtype("<u2"), num_proc=4):
+        ...     # in the order of the batches
 
-`tokenizers` uses all cores by itself; two threads keep them busy while ids become numbers of numpy's. Processes pay
-where there are many cores.
+`tokenizers` uses all cores by itself; two threads keep them busy while lists of ids are converted to arrays. Processes
+are faster on machines with many cores.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import groupby
 from multiprocessing import get_context
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
 from headwise.distributed.processes import end_with_parent
 from headwise.errors import RunError
-from headwise.stream import length
-from headwise.tokenizer import Tokenizer
+from headwise.tokenizer import Piece, Tokenizer, split_pieces
 
-Batch = list[str | None]
+BATCH = 1 << 20  # characters encoded at once, so that memory stays flat
 THREADS = 2
-worker: Tokenizer  # of a process that encodes
+worker_tokenizer: Tokenizer  # in a process that encodes
 
 
-def encoded(
-    batches: Iterable[Batch], tokenizer: Tokenizer, dtype: np.dtype, num_proc: int | None, start: int = 0
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch of pieces and its token ids; the first one's text is `start` characters into the whole."""
-    encode: Callable[..., np.ndarray] = encode_in_process if num_proc else tokenizer.encode_batch
-    waiting: deque[tuple[Batch, Future[np.ndarray]]] = deque()
-    pool = processes(tokenizer, num_proc) if num_proc else ThreadPoolExecutor(THREADS)
+class TextBatch(NamedTuple):
+    """Pieces of one split (train, val) that are encoded at once."""
+
+    split: str
+    start: int  # characters of the split before the first piece
+    pieces: list[Piece]
+
+    @property
+    def characters(self) -> int:
+        """Return the number of characters."""
+        return sum(len(piece.text) for piece in self.pieces)
+
+
+def batches(pieces: Iterable[tuple[str, Piece]]) -> Iterator[TextBatch]:
+    """Yield pieces, each given with its split, in batches of about BATCH characters. The batches of one split are the
+    same wherever pieces of the other come between them."""
+    waiting: dict[str, list[Piece]] = {}
+    sizes: Counter[str] = Counter()  # characters and ends of documents that wait
+    starts: Counter[str] = Counter()
+    for split, group in groupby(pieces, key=itemgetter(0)):
+        for piece in split_pieces(piece for _, piece in group):
+            waiting.setdefault(split, []).append(piece)
+            sizes[split] += len(piece.text) + (1 if piece.ends_document else 0)
+            if sizes[split] >= BATCH:
+                batch = TextBatch(split, starts[split], waiting.pop(split))
+                starts[split] += batch.characters
+                sizes[split] = 0
+                yield batch
+    for split, rest in waiting.items():
+        yield TextBatch(split, starts[split], rest)
+
+
+def encode_batches(
+    todo: Iterable[TextBatch], tokenizer: Tokenizer, dtype: np.dtype, num_proc: int | None
+) -> Iterator[tuple[TextBatch, np.ndarray]]:
+    """Yield each batch with its token ids, in order. Raises UserError for characters without a token, and RunError if
+    one of the `num_proc` processes ends."""
+    encode: Callable[..., np.ndarray] = encode_in_process if num_proc else tokenizer.encode_pieces
+    waiting: deque[tuple[TextBatch, Future[np.ndarray]]] = deque()
+    pool = start_processes(tokenizer, num_proc) if num_proc else ThreadPoolExecutor(THREADS)
     try:
-        for batch in batches:
-            waiting.append((batch, pool.submit(encode, batch, dtype, start)))
-            start += length(batch)
+        for batch in todo:
+            waiting.append((batch, pool.submit(encode, batch.pieces, dtype, batch.start)))
             if len(waiting) > 2 * (num_proc or THREADS):
-                done, ids = waiting.popleft()
-                yield done, ids.result()
-        for done, ids in waiting:
-            yield done, ids.result()
+                encoded, ids = waiting.popleft()
+                yield encoded, ids.result()
+        for encoded, ids in waiting:
+            yield encoded, ids.result()
     except BrokenProcessPool as error:
-        why = "was killed, for want of memory perhaps; give fewer"
+        why = "was killed, possibly because memory ran out; use fewer processes"
         raise RunError(f"a process of data.num_proc={num_proc} {why}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def processes(tokenizer: Tokenizer, count: int) -> Executor:
-    """Processes that have the tokenizer, and end when this one does."""
-    context = get_context("spawn")  # a fork would copy locks that threads of ours may hold
-    return ProcessPoolExecutor(count, context, initializer=begin, initargs=(tokenizer.to_json(),))
+def start_processes(tokenizer: Tokenizer, count: int) -> Executor:
+    """Return a pool of processes that have the tokenizer, and end when this process does."""
+    context = get_context("spawn")  # a fork would copy locks that threads may hold
+    return ProcessPoolExecutor(count, context, initializer=start_worker, initargs=(tokenizer.to_json(),))
 
 
-def begin(tokenizer: str) -> None:
-    """What a process does first."""
+def start_worker(tokenizer: str) -> None:
+    """Prepare a process for encode_in_process."""
     import signal
 
-    global worker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core is this process's part
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
+    global worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each process uses one core
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the process that started this one
     end_with_parent()
-    worker = Tokenizer.from_json(tokenizer)
+    worker_tokenizer = Tokenizer.from_json(tokenizer)
 
 
-def encode_in_process(batch: Batch, dtype: np.dtype, start: int) -> np.ndarray:
-    """Tokenizer.encode_batch, in a process that has begun."""
-    return worker.encode_batch(batch, dtype, start)
+def encode_in_process(pieces: list[Piece], dtype: np.dtype, start: int) -> np.ndarray:
+    """Return Tokenizer.encode_pieces in a process of the pool."""
+    return worker_tokenizer.encode_pieces(pieces, dtype, start)

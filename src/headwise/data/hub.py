@@ -1,10 +1,13 @@
-"""Datasets of the Hugging Face Hub, or the copies of them on this machine.
+"""Read datasets of the Hugging Face Hub, or their copies on this machine, and download single files.
 
 text = dataset(DataConfig(source="hub", name="roneneldan/TinyStories"), "train")
 """
 
 from __future__ import annotations
 
+import http.client
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -13,50 +16,53 @@ from typing import Any
 
 from headwise.config import DataConfig
 from headwise.console import Progress, say
-from headwise.data.readers import as_lines, document, find_column
-from headwise.data.surveys import once, require_unchanged, stamp
+from headwise.data.readers import CHUNK, find_column, first_documents, join_rows, row_document
+from headwise.data.sources import TextSource, scan_text
+from headwise.data.text_cache import KeptPieces, cached_scan, file_states, require_unchanged
 from headwise.errors import UserError, require
-from headwise.stream import Source, Stream, first, survey
+from headwise.files import atomic_write
+from headwise.tokenizer import Piece
 
-SECONDS = 5  # to wait for the Hub's first answer
+HUB_TIMEOUT = 5  # seconds to wait for the Hub's first answer
+URL_TIMEOUT = 10  # seconds to wait for another server
 ROWS = 256  # read at a time
 
 
-def dataset(data: DataConfig, split: str) -> Source:
-    """A split of the dataset, a document in each row that has text. Raises UserError where neither the Hub nor this
-    machine has it, or it has no such configuration, split or column."""
-    revision = newest(str(data.name))
-    rows = load(data, split, revision)
-    read = partial(read_rows, rows, data, split)
+def dataset(data: DataConfig, split: str) -> TextSource:
+    """Return a split of the dataset, one document for each row that has text. Raises UserError if neither the Hub nor
+    this machine has it, or it has no such configuration, split or column."""
+    revision = newest_revision(str(data.name))
+    rows = load_rows(data, split, revision)
+    read = partial(KeptPieces().read, split, partial(read_rows, rows, data, split))
     settings = [data.name, data.config, split, data.column, data.join_rows, data.max_documents]
     if data.streaming:
-        return Source(read, f"{revision} {settings}")
+        return TextSource(read, f"{revision} {settings}")
     files = [Path(file["filename"]) for file in rows.cache_files]
-    seen = stamp(files)
+    states = file_states(files)
 
-    def found() -> dict:
-        source = survey(read, Progress("read", "characters"))
-        return {name: getattr(source, name) for name in ("fingerprint", "characters", "documents")}
+    def scan() -> dict:
+        text = scan_text(read, Progress("read", "characters"))
+        return {name: getattr(text, name) for name in ("fingerprint", "characters", "documents", "alphabet")}
 
-    check = partial(require_unchanged, files, seen, f"data.name={data.name}")
-    return Source(read, **once(seen, settings, data.cache_dir, found), check=check)
+    check = partial(require_unchanged, files, states, f"data.name={data.name}")
+    return TextSource(read, **cached_scan(states, settings, data.cache_dir, scan), check_unchanged=check)
 
 
 @cache
-def newest(name: str) -> str | None:
-    """The revision of a dataset that the Hub has now, asked for once, so that both halves are of one; None where it
-    does not answer."""
+def newest_revision(name: str) -> str | None:
+    """Return the revision of a dataset that the Hub has now, or None if it does not answer. Asked for once, so that
+    training and validation text are of the same revision."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
-        return HfApi().dataset_info(name, timeout=SECONDS).sha
+        return HfApi().dataset_info(name, timeout=HUB_TIMEOUT).sha
     except HFValidationError as error:
-        raise UserError(f"data.name={name} is no name of a dataset ({error})") from error
+        raise UserError(f"data.name={name} is not a valid name of a dataset ({error})") from error
     except (RepositoryNotFoundError, GatedRepoError) as error:
         raise UserError(
-            f"data.name={name} is no dataset of {constants.ENDPOINT} that you may read; log in with `hf auth login` "
-            "where it is private, or has conditions"
+            f"data.name={name} is not a dataset of {constants.ENDPOINT} that you may read; if it is private or gated, "
+            "log in with `hf auth login`"
         ) from error
     except OfflineModeIsEnabled:
         return None
@@ -65,8 +71,8 @@ def newest(name: str) -> str | None:
         return None
 
 
-def load(data: DataConfig, split: str, revision: str | None) -> Any:
-    """A split's rows, as `datasets` has them: of this revision, or of a copy from before where there is none."""
+def load_rows(data: DataConfig, split: str, revision: str | None) -> Any:
+    """Return the rows of a split as `datasets` has them: of this revision, or of an earlier copy if it is None."""
     import datasets
 
     datasets.logging.set_verbosity_error()
@@ -83,9 +89,9 @@ def load(data: DataConfig, split: str, revision: str | None) -> Any:
             )
     except ConnectionError as error:
         raise UserError(
-            f"{wanted} is neither to be had from the Hub nor among the copies in {datasets.config.HF_DATASETS_CACHE}; "
-            f"fetch it where there is a network (hf download {data.name} --repo-type dataset --local-dir FOLDER) and "
-            f"give data=files data.column={data.column} with data.path and data.val_path for its files"
+            f"{wanted} can be loaded neither from the Hub nor from a copy in {datasets.config.HF_DATASETS_CACHE}; "
+            f"download it with a network connection (hf download {data.name} --repo-type dataset --local-dir FOLDER) "
+            f"and give data=files data.column={data.column} with data.path and data.val_path for its files"
         ) from error
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         why = " ".join(str(error).split())
@@ -94,7 +100,7 @@ def load(data: DataConfig, split: str, revision: str | None) -> Any:
 
 @contextmanager
 def offline(on: bool) -> Iterator[None]:
-    """Whether the Hub's libraries keep to what is on this machine, for as long as the block lasts."""
+    """Set whether the Hub's libraries use only what is on this machine, during the block."""
     import datasets
     from huggingface_hub import constants
 
@@ -106,16 +112,34 @@ def offline(on: bool) -> Iterator[None]:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
-def read_rows(rows: Any, data: DataConfig, split: str) -> Stream:
-    """The column of each row that has text, END after each of them, or after all where the rows are lines."""
+def read_rows(rows: Any, data: DataConfig, split: str) -> Iterator[Piece]:
+    """Yield the column of each row that has text as a document, or of all rows as one with data.join_rows."""
 
-    def documents() -> Stream:
+    def documents() -> Iterator[Piece]:
         number, what = 0, f"data.name={data.name} {split}"
         for table in rows.with_format("arrow").iter(ROWS):
             find_column(data.column, table.column_names, what)
             for value in table[data.column].to_pylist():
                 number += 1
-                yield from document(value, f"{what} row {number}, {data.column},")
+                yield from row_document(value, f"{what} row {number}, {data.column},")
 
-    wanted = first(documents(), data.max_documents)
-    yield from as_lines(wanted) if data.join_rows else wanted
+    wanted = first_documents(documents(), data.max_documents)
+    yield from join_rows(wanted) if data.join_rows else wanted
+
+
+def download(url: str, file: Path) -> None:
+    """Download a file, completely or not at all. Raises UserError, which says what to do instead, if it fails."""
+    require(url.startswith(("https://", "http://")), f"data.url={url} must begin with https:// or http://")
+    say(f"downloading {url} to {file}")
+    progress = Progress("downloaded", "bytes")
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=URL_TIMEOUT) as answer,
+            atomic_write(file) as temporary,
+            temporary.open("wb") as out,
+        ):
+            while chunk := answer.read(CHUNK):
+                out.write(chunk)
+                progress(len(chunk))
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as error:
+        raise UserError(f"data.url={url} cannot be downloaded ({error}); put a copy at data.path={file}") from error

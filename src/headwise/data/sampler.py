@@ -16,13 +16,13 @@ Dimensions: B windows in a batch, T block_size. A window has T + 1 tokens: T inp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from headwise.data.tokens import Tokens
 from headwise.model.gpt import IGNORE
 
 Batch = tuple[Tensor, Tensor]
@@ -31,6 +31,40 @@ ROUNDS = 6  # of the Feistel network; four already give a good permutation (Luby
 # depend on data.batch_size, so that the loss does not either.
 VAL_TOKENS, VAL_LOGITS = 8192, 1 << 25
 STEPS_AHEAD = 64  # steps whose windows are computed together, which takes hardly longer than for one
+
+
+class ShardedTokens:
+    """Several arrays of tokens, read as one of shape [N]."""
+
+    def __init__(self, shards: Sequence[np.ndarray]):
+        self.shards = shards
+        self.ends = np.cumsum([len(shard) for shard in shards])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Return the tokens of a slice, or those at the positions in an array of any shape."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            assert step == 1, "a slice of tokens has step 1"
+            begins = [(shard, end - len(shard)) for shard, end in zip(self.shards, self.ends.tolist(), strict=True)]
+            return np.concatenate([shard[max(0, start - begin) : max(0, stop - begin)] for shard, begin in begins])
+        owner = np.searchsorted(self.ends, index, side="right")
+        found = np.empty(index.shape, dtype=self.shards[0].dtype)
+        for number in np.unique(owner):
+            shard, here = self.shards[number], owner == number
+            found[here] = shard[index[here] - (self.ends[number] - len(shard))]
+        return found
+
+
+Tokens = np.ndarray | ShardedTokens
+
+
+def open_tokens(files: list[Path], dtype: str) -> Tokens:
+    """Return the tokens of the files, in order, as read-only memory maps."""
+    shards = [np.memmap(file, dtype=dtype, mode="r") for file in files]
+    return shards[0] if len(shards) == 1 else ShardedTokens(shards)
 
 
 def window_starts(seed: int, step: int, n_tokens: int, window: int, batch: int) -> np.ndarray:

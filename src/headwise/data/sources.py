@@ -1,225 +1,268 @@
-"""Where text comes from, by name: python_docs and repeats (built in), files, hub; and which part of it is held out.
+"""Open a text by the name of its source (python_docs, files, hub, repeats), divided into training and validation text.
 
-text = read_text(DataConfig(source="files", path="my.txt"))
-for piece in text.train.read(): ...     # never all of it at once
+    text = open_text(DataConfig(source="files", path="my.txt"))
+    for split, piece in text.read(): ...     # "train" or "val"; both in one pass, never all in memory
+
+A text of files is read once to learn its length, its fingerprint and its alphabet, which are remembered as long as the
+files do not change, and once more to encode it. A short one is opened only once, since it stays in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
-import importlib.util
 import math
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from glob import glob
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
-from headwise.config import DataConfig
+import numpy as np
+
+from headwise.config import DataConfig, TokenizerConfig
 from headwise.console import Progress, say
-from headwise.data import hub
-from headwise.data.readers import CHUNK, PACKED, READERS, as_lines, is_known, read_file
-from headwise.data.repeats import repeats
-from headwise.data.surveys import once, require_unchanged, stamp
+from headwise.data.builtin_texts import python_docs, repeats
+from headwise.data.readers import find_files, first_documents, join_rows, read_file
+from headwise.data.text_cache import KeptPieces, cached_scan, file_states, require_unchanged
 from headwise.errors import UserError, choose, require
-from headwise.files import atomic_write, expand_path
-from headwise.stream import Content, Source, Stream, first, part, source_of, spaced, survey
+from headwise.files import expand_path
+from headwise.tokenizer import TOKENIZERS, Piece, code_points
 
-# Read in this order where a Python comes without its help topics: about as long, and in every Python from 3.11 on.
-FALLBACK_MODULES = """
-argparse calendar configparser contextlib csv dataclasses difflib enum functools heapq optparse
-""".split()  # noqa: SIM905
-SECONDS = 10  # to wait for a server
-NAMED = 10  # bad files, at most
+MAX_NAMED = 10  # bad files that a message names
 
 
-class Text(NamedTuple):
-    """A text in its two halves, which never overlap."""
+@dataclass(frozen=True)
+class TextSource:
+    """A text that can be read repeatedly, and what is known of it without reading; None: unknown."""
 
-    train: Content
-    val: Content
+    read: Callable[[], Iterator[Piece]]
+    fingerprint: str  # changes with the content
+    characters: int | None = None  # exact or, for part of the documents, about
+    documents: int | None = None
+    alphabet: str | None = None  # its distinct characters, or more
+    check_unchanged: Callable[[], None] = lambda: None  # raises UserError if the text is no longer what it was
+
+    def as_string(self) -> str:
+        """Return the text, which is known to be short, without the ends of its documents."""
+        return "".join(piece.text for piece in self.read())
 
 
-Halves = tuple[Source, Source]
+@dataclass(frozen=True)
+class TextSplits:
+    """A training and a validation text, which never overlap."""
+
+    train: TextSource
+    val: TextSource
+    read_both: Callable[[], Iterator[tuple[str, Piece]]] | None = None  # of one text in two parts
+
+    def read(self) -> Iterator[tuple[str, Piece]]:
+        """Yield every piece with its split, in one pass."""
+        if self.read_both:
+            return self.read_both()
+        return chain((("train", piece) for piece in self.train.read()), (("val", piece) for piece in self.val.read()))
 
 
-def read_text(data: DataConfig) -> Text:
-    """The text that a configuration asks for, split: validation on data.val_path or data.val_split where one is given,
-    else on data.val_fraction of it, which are its last characters or documents from all over it."""
-    text, val = choose("data.source", data.source, SOURCES)(data), data.val_path or data.val_split
+def scan_text(read: Callable[[], Iterator[Piece]], progress: Callable[[int], None] = lambda n: None) -> TextSource:
+    """Return a text with all that can be known of it, from one pass. `progress` is called with the characters read."""
+    characters, documents, digest = 0, 0, hashlib.sha256()
+    alphabet: set[str] = set()
+    known_ascii = b""  # which are deleted first, since distinct() is slow
+    for text, ends_document in read():
+        characters += len(text)
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(raw)
+        new = distinct(raw.translate(None, known_ascii).decode("utf-8", "surrogatepass")) - alphabet
+        if new:
+            alphabet |= new
+            known_ascii = "".join(filter(str.isascii, alphabet)).encode()
+        progress(len(text))
+        if ends_document:
+            documents += 1
+            digest.update(b"\xff")  # which does not occur in UTF-8
+    return TextSource(read, digest.hexdigest(), characters, documents, "".join(sorted(alphabet)))
+
+
+def distinct(text: str) -> set[str]:
+    """Return the distinct characters of a text. For a long one, counting is ten times as fast as set()."""
+    if len(text) < 1000:
+        return set(text)
+    return set(map(chr, np.flatnonzero(np.bincount(code_points(text)))))
+
+
+def text_source(text: str) -> TextSource:
+    """Return a string as a text of one document."""
+    return scan_text(lambda: iter([Piece(text, ends_document=True)]))
+
+
+def open_text(data: DataConfig) -> TextSplits:
+    """Return the text of a configuration, divided: validation on data.val_path or data.val_split if one is given, else
+    on data.val_fraction of it. Raises UserError if there is no text, or not enough."""
+    text, held_out = choose("data.source", data.source, SOURCES)(data), data.val_path or data.val_split
     where = f"data.path={data.path}" if data.path else f"data={data.source}"
-    if val:
-        rest, held = where, f"data.val_path={val}" if data.val_path else f"data.val_split={val}"
-        halves = text, files(data, val, "data.val_path") if data.val_path else hub.dataset(data, val)
+    if held_out:
+        names = where, f"data.val_path={held_out}" if data.val_path else f"data.val_split={held_out}"
+        val = text_of_files(data, held_out, "data.val_path") if data.val_path else text_of_hub(data, held_out)
+        splits = TextSplits(text, val)
     else:
-        rest, held = f"{where} without the part held out", f"data.val_fraction={data.val_fraction} of {where}"
-        halves = choose("data.split_by", data.split_by, SPLIT_BY)(text, data.val_fraction)
-    require(any(piece and piece.strip() for piece in text.read()), f"{where} holds no text")
-    for half, name in zip(halves, (rest, held), strict=True):
-        length = half.characters
-        short = length is not None and length < 2
-        require(not short, f"{name} is too short: {length} character(s); give more text or data.val_path")
-    return Text(*halves)
+        names = f"{where} without the part held out", f"data.val_fraction={data.val_fraction} of {where}"
+        splits = choose("data.split_by", data.split_by, SPLIT_BY)(text, data.val_fraction)
+    parts = (piece.text for piece in text.read()) if text.alphabet is None else [text.alphabet]
+    require(any(part.strip() for part in parts), f"{where} contains no text")
+    for split, name in zip((splits.train, splits.val), names, strict=True):
+        length = split.characters
+        too_short = length is not None and length < 2
+        require(not too_short, f"{name} is too short: {length} character(s); give more text or data.val_path")
+    return splits
 
 
-def last_characters(text: Source, fraction: float) -> Halves:
-    """All but the last characters, and those. Raises UserError for a text of unknown length."""
+def validate_text_choices(data: DataConfig, tokenizer: TokenizerConfig) -> None:
+    """Raise UserError for a source, a split or a kind of tokenizer that does not exist."""
+    choose("tokenizer.kind", tokenizer.kind, {**TOKENIZERS, "file": None})
+    choose("data.source", data.source, SOURCES)
+    choose("data.split_by", data.split_by, SPLIT_BY)
+
+
+def split_by_characters(text: TextSource, fraction: float) -> TextSplits:
+    """Hold out the last characters. Raises UserError for a text of unknown length."""
     length = text.characters
     if length is None:
         raise UserError(
             "data.split_by=characters needs the text's length; give data.split_by=documents or data.val_split"
         )
     cut = int(length * (1 - fraction))
-    return part(text, 0, cut), part(text, cut, length)
+
+    def read() -> Iterator[tuple[str, Piece]]:
+        start = 0
+        for piece in text.read():
+            stop = start + len(piece.text)
+            if stop <= cut:
+                yield "train", piece
+            else:
+                if start < cut:
+                    yield "train", Piece(piece.text[: cut - start])
+                yield "val", Piece(piece.text[max(0, cut - start) :], piece.ends_document)
+            start = stop
+
+    return TextSplits(
+        part_of(text, read, "train", f"0 {cut}", cut), part_of(text, read, "val", f"{cut} {length}", length - cut), read
+    )
 
 
-def spaced_documents(text: Source, fraction: float) -> Halves:
-    """All but some documents, and those, evenly spaced."""
+def split_by_documents(text: TextSource, fraction: float) -> TextSplits:
+    """Hold out whole documents at even intervals: the i-th if i * fraction and (i + 1) * fraction differ in their
+    integer parts."""
     require(text.documents != 1, "data.split_by=documents needs several documents; the text is a single one")
-    held = text.documents and math.floor(text.documents * fraction)
-    require(held != 0, f"data.val_fraction={fraction} of {text.documents} documents is not one; give a larger part")
-    return spaced(text, fraction, others=True), spaced(text, fraction)
+    enough = text.documents is None or math.floor(text.documents * fraction) > 0
+    require(enough, f"data.val_fraction={fraction} of {text.documents} documents is less than one; give a larger part")
+
+    def read() -> Iterator[tuple[str, Piece]]:
+        index = 0
+        for piece in text.read():
+            held_out = math.floor((index + 1) * fraction) > math.floor(index * fraction)
+            yield "val" if held_out else "train", piece
+            if piece.ends_document:
+                index += 1
+
+    n_train, n_val = (text.characters and int(text.characters * part) for part in (1 - fraction, fraction))
+    train = part_of(text, read, "train", f"{fraction} True", n_train)
+    return TextSplits(train, part_of(text, read, "val", f"{fraction} False", n_val), read)
 
 
-SPLIT_BY: dict[str, Callable[[Source, float], Halves]] = {
-    "characters": last_characters,
-    "documents": spaced_documents,
+def part_of(
+    text: TextSource, read: Callable[[], Iterator[tuple[str, Piece]]], split: str, name: str, characters: int | None
+) -> TextSource:
+    """Return one split of the pieces that `read` yields, as a text. `name` is what is unique to it in a fingerprint."""
+    return replace(
+        text,
+        read=lambda: (piece for owner, piece in read() if owner == split),
+        fingerprint=f"{text.fingerprint} {name}",
+        characters=characters,
+        documents=1 if text.documents == 1 else None,
+    )
+
+
+SPLIT_BY: dict[str, Callable[[TextSource, float], TextSplits]] = {
+    "characters": split_by_characters,
+    "documents": split_by_documents,
 }
 
 
-def python_docs() -> str:
-    """The reference topics of Python's own help(), about 465,000 characters of English prose and grammar.
-
-    They come with nearly every Python and differ a little between versions. A Python without them gives the
-    sources of a fixed list of its standard-library modules instead.
-    """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        return library_sources()
-    return "\n\n".join(topics.values())
-
-
-def library_sources() -> str:
-    """The sources of FALLBACK_MODULES, as far as this Python has them as text."""
-    specs = [importlib.util.find_spec(name) for name in FALLBACK_MODULES]
-    files = [Path(s.origin) for s in specs if s and s.origin and s.origin.endswith(".py")]
-    return "\n\n".join(file.read_text(encoding="utf-8") for file in files)
-
-
-def files(data: DataConfig, path: str, key: str = "data.path", but: Collection[Path] = ()) -> Source:
-    """The files that `path` names (a file, a folder, or a glob), in name order, but for some. `key` is where the user
-    wrote the path. Raises UserError naming every file that cannot be read, or leaves them out with data.skip_bad."""
-    found = [file for file in find_files(path, key) if file.resolve() not in but]
-    require(bool(found), f"{key}={path} names nothing beside the text that is held out")
-    seen, settings = stamp(found), [data.column, data.join_rows, data.max_documents]
-    known = once(seen, settings, data.cache_dir, partial(survey_files, data, found))
+def text_of_files(data: DataConfig, path: str, key: str = "data.path", without: Collection[Path] = ()) -> TextSource:
+    """Return the text of the files that `path` names (a file, a folder or a glob), in the order of their names, except
+    those in `without`. `key` is what the user wrote the path for. Raises UserError naming every file that cannot be
+    read; with data.skip_bad these are left out."""
+    found = [file for file in find_files(path, key) if file.resolve() not in without]
+    require(bool(found), f"{key}={path} names no file other than the validation text; give more files")
+    states, settings, kept = file_states(found), [data.column, data.join_rows, data.max_documents], KeptPieces()
+    known = cached_scan(states, settings, data.cache_dir, partial(scan_files, data, found, kept))
     bad = known.pop("bad")
     if bad:
-        several, more = len(found) > 1, f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        problem = f"{key}={path}: {'; '.join([*bad.values()][:NAMED])}{more}"
-        advice = "; mend them, or leave them out with data.skip_bad=true" if several and key != "--data" else ""
+        more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+        problem = f"{key}={path}: {'; '.join([*bad.values()][:MAX_NAMED])}{more}"
+        several = len(found) > 1 and key != "--data"
+        advice = "; repair them, or leave them out with data.skip_bad=true" if several else ""
         require(data.skip_bad and len(bad) < len(found), f"{problem}{advice}")
         say(f"{problem}; left out")
     good = [file for file in found if str(file) not in bad]
-    check = partial(require_unchanged, found, seen, f"{key}={path}")
-    return Source(partial(read_files, data, good), **known, check=check)
+    read = partial(read_files, good, data, data.max_documents, kept)
+    return TextSource(read, **known, check_unchanged=partial(require_unchanged, found, states, f"{key}={path}"))
 
 
-def read_files(data: DataConfig, found: list[Path]) -> Stream:
-    """The files' documents, as many of them as are wanted."""
-    streams = (read_file(file, data.column) for file in found)
-    each = map(as_lines, streams) if data.join_rows else streams
-    return first(chain.from_iterable(each), data.max_documents)
+def read_files(files: list[Path], data: DataConfig, max_documents: int | None, kept: KeptPieces) -> Iterator[Piece]:
+    """Yield the documents of the files, at most `max_documents`."""
+    each = (kept.read(file, partial(read_file, file, data.column)) for file in files)
+    return first_documents(chain.from_iterable(map(join_rows, each) if data.join_rows else each), max_documents)
 
 
-def survey_files(data: DataConfig, found: list[Path]) -> dict:
-    """What Source tells of all these files, and which of them are bad, and why."""
-    good, bad, left = [], {}, data.max_documents
+def scan_files(data: DataConfig, files: list[Path], kept: KeptPieces) -> dict:
+    """Return what a TextSource knows of these files, and under `bad` those that cannot be read, with the reason."""
+    good: list[TextSource] = []
+    bad, left = {}, data.max_documents
     progress = Progress("read", "characters")
-    for file in found:
+    for file in files:
         if left == 0:
             break  # there are enough documents
         try:
-            good.append(survey(partial(read_files, replace(data, max_documents=left), [file]), progress))
-            left = left and left - (good[-1].documents or 0)
+            good.append(scan_text(partial(read_files, [file], data, left, kept), progress))
         except UserError as error:
             bad[str(file)] = str(error)
         except OSError as error:
             bad[str(file)] = f"{file}: {error.strerror}"
+        else:
+            left = left and left - (good[-1].documents or 0)
     joined = hashlib.sha256("".join(source.fingerprint for source in good).encode()).hexdigest()
     return {
         "fingerprint": good[0].fingerprint if len(good) == 1 else joined,
         "characters": sum(source.characters or 0 for source in good),
         "documents": sum(source.documents or 0 for source in good),
+        "alphabet": "".join(sorted(set().union(*(source.alphabet or "" for source in good)))),
         "bad": bad,
     }
 
 
-def find_files(path: str, key: str) -> list[Path]:
-    """The files that `path` names; at least one, or a UserError."""
-    place = expand_path(path, key)
-    known = f"{' '.join(READERS)}; also {' '.join(PACKED)}"
-    if place.is_dir():
-        found = sorted(file for file in place.rglob("*") if file.is_file() and is_known(file))
-        require(bool(found), f"{key}={path} is a folder without text files ({known})")
-    else:
-        found = [place] if place.is_file() else sorted(Path(f) for f in glob(str(place), recursive=True))
-        found = [f for f in found if f.is_file()]
-        seen = "" if place.is_absolute() else f" in {Path.cwd()}"
-        require(bool(found), f"{key}={path} names no file{seen}; give a text file, a folder of them, or a glob")
-    for file in found:
-        require(is_known(file), f"{key}={path} names {file.name}; what can be read is {known}")
-    return found
-
-
-def fetch(url: str, file: Path) -> None:
-    """Bring a file from the network, whole or not at all. Raises UserError saying what to do where there is none."""
-    require(url.startswith(("https://", "http://")), f"data.url={url} must begin with https:// or http://")
-    say(f"fetching {url} to {file}")
-    progress = Progress("fetched", "bytes")
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=SECONDS) as answer,
-            atomic_write(file) as temporary,
-            temporary.open("wb") as out,
-        ):
-            while chunk := answer.read(CHUNK):
-                out.write(chunk)
-                progress(len(chunk))
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as error:
-        raise UserError(f"data.url={url} cannot be fetched ({error}); put a copy at data.path={file}") from error
-
-
-def from_files(data: DataConfig) -> Source:
-    """The files of data.path, which data.url brings where they are not there yet."""
+def files_of_config(data: DataConfig) -> TextSource:
+    """Return the text of data.path without that of data.val_path, downloaded from data.url if there is none yet."""
     require(bool(data.path), "data=files needs data.path=FILE, a folder of text files, or a glob")
     path = str(data.path)
     if data.url and not expand_path(path, "data.path").exists():
-        fetch(data.url, expand_path(path, "data.path"))
+        from headwise.data.hub import download
+
+        download(data.url, expand_path(path, "data.path"))
     held_out = find_files(data.val_path, "data.val_path") if data.val_path else []
-    return files(data, path, but={file.resolve() for file in held_out})
+    return text_of_files(data, path, without={file.resolve() for file in held_out})
 
 
-def from_hub(data: DataConfig) -> Source:
-    """The dataset data.name of the Hub."""
+def text_of_hub(data: DataConfig, split: str) -> TextSource:
+    """Return a split of the dataset data.name of the Hub."""
+    from headwise.data.hub import dataset
+
     require(bool(data.name), "data=hub needs data.name=NAME, such as roneneldan/TinyStories")
-    return hub.dataset(data, data.split)
+    return dataset(data, split)
 
 
-def built_in(text: Callable[[], str]) -> Callable[[DataConfig], Source]:
-    """A text of our own as a source."""
-    return lambda data: source_of(text())
-
-
-SOURCES: dict[str, Callable[[DataConfig], Source]] = {
-    "python_docs": built_in(python_docs),
-    "files": from_files,
-    "hub": from_hub,
-    "repeats": built_in(repeats),
+SOURCES: dict[str, Callable[[DataConfig], TextSource]] = {
+    "python_docs": lambda data: text_source(python_docs()),
+    "files": files_of_config,
+    "hub": lambda data: text_of_hub(data, data.split),
+    "repeats": lambda data: text_source(repeats()),
 }

@@ -1,17 +1,17 @@
-"""Text -> tokens in memory-mapped files, once.
+"""Encode a text once, into files of token ids that training reads through a memory map.
 
-    packed = pack(text, tokenizer_kind="char", vocab_size=1024, cache_dir="data/cache")
-    packed.tokens("train")      # numpy uint16 or uint32, read from disk as it is used
+    token_files = prepare(config.data, config.tokenizer)
+    token_files.tokens("train")[3:99]      # numpy uint16 or uint32, read from disk as it is used
 
-A packed text is a folder named by a hash of all that made it (text, split, tokenizer settings), so a changed
-text or setting finds another folder:
+The files are in a folder named by a hash of all that made them (text, split, settings of the tokenizer), so that
+another text or setting finds another folder:
 
     train-00000.bin ...  val-00000.bin ...      token ids, little-endian, nothing else
     tokenizer.json
-    manifest.json                               what made it, counts, a checksum of every file; written last
+    manifest.json                               what made them, counts, a checksum of every file; written last
 
-While it is made it is a hidden folder, which a lock keeps for one process. One that was interrupted is gone on with
-from its last whole shard.
+While they are written the folder is a hidden one, locked by one process. After an interruption the next preparation
+continues after the last complete file of each split.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import chain, islice, takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
+from headwise.checkpoint import open_tokenizer
+from headwise.config import DataConfig, TokenizerConfig
 from headwise.console import Progress, say
-from headwise.data.encoding import Batch, encoded
-from headwise.data.sources import Text
-from headwise.data.tokens import Tokens, open_tokens, read_tokens
+from headwise.data.encoding import TextBatch, batches, encode_batches
+from headwise.data.sampler import Tokens, open_tokens
+from headwise.data.sources import TextSource, TextSplits, open_text
 from headwise.errors import UserError, require
-from headwise.files import write_text
-from headwise.stream import END, Source, Stream, length, pieces, source_of
-from headwise.tokenizer import Tokenizer, batches, train_tokenizer
+from headwise.files import checksum, locked_file, naming_file, write_text
+from headwise.tokenizer import Piece, Tokenizer, split_pieces, train_tokenizer
 
 FORMAT = 3  # raise it when the meaning of these files changes
 SPLITS = ("train", "val")
-NEEDED = {"text", "cut", "documents", "tokens", "characters", "bytes", "dtype", "vocab_size", "shards", "files"}
+MANIFEST_KEYS = {"text", "cut", "documents", "tokens", "characters", "bytes", "dtype", "vocab_size", "shards", "files"}
 SAMPLE = 1 << 26  # characters that merges are learned from, at most
 SHARD = 1 << 27  # tokens of a file, or a few more
-READ = 1 << 22  # tokens read at a time
+CHUNK = 1 << 22  # tokens read at a time
 
 
 class TokenFiles:
-    """A packed text on disk."""
+    """A text as token ids on disk."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -57,59 +57,90 @@ class TokenFiles:
 
     @property
     def key(self) -> str:
-        """The hash that names this text, split and tokenizer."""
+        """Return the hash that names this text, split and tokenizer."""
         return self.folder.name
 
     def tokens(self, split: str) -> Tokens:
-        """The token ids of a split (train, val), read-only memory maps, [N]."""
+        """Return the token ids of a split (train, val), [N], read-only."""
         return open_tokens(self.files(split), self.manifest["dtype"])
 
-    def read(self, split: str) -> Iterator[np.ndarray]:
-        """The token ids of a split from first to last, some millions at a time."""
-        return read_tokens(self.files(split), self.manifest["dtype"], READ)
+    def chunks(self, split: str) -> Iterator[np.ndarray]:
+        """Yield the token ids of a split in order, some millions at a time, without a memory map, whose pages would
+        stay in memory."""
+        for file in self.files(split):
+            with file.open("rb") as raw:
+                while len(tokens := np.fromfile(raw, dtype=self.manifest["dtype"], count=CHUNK)):
+                    yield tokens
 
     def files(self, split: str) -> list[Path]:
-        """Where they are."""
+        """Return the files of a split."""
         shards = [shard for shard in self.manifest["shards"] if shard["split"] == split and shard["tokens"]]
         return [self.folder / shard["file"] for shard in shards]
 
     def bytes_per_token(self, split: str) -> float:
-        """UTF-8 bytes for each token of the split, which turns nats per token into bits per byte."""
+        """Return UTF-8 bytes per token of the split, which turns nats per token into bits per byte."""
         return self.manifest["bytes"][split] / self.manifest["tokens"][split]
 
 
-@dataclass
-class Shard:
-    """A file of tokens, and what it was made of."""
-
-    file: str
-    split: str
-    batches: int = 0
-    tokens: int = 0
-    documents: int = 0
-    characters: int = 0
-    bytes: int = 0
-    sha256: str = ""
-    last: bool = False  # of its split
-    cut: bool = False  # its text ends within a document
-
-    def add(self, batch: Batch, ids: np.ndarray) -> None:
-        """Count a batch and its tokens."""
-        texts = [piece for piece in batch if piece is not END]
-        self.batches += 1
-        self.tokens += len(ids)
-        self.documents += len(batch) - len(texts)
-        self.characters += length(batch)
-        self.bytes += sum(len(text.encode()) for text in texts)
-        self.cut = batch[-1] is not END
+def prepare(data: DataConfig, wanted: TokenizerConfig, tokenizer: Tokenizer | None = None) -> TokenFiles:
+    """Return the text of `data` as tokens: of `tokenizer` if it is given, else of the one that is wanted."""
+    text = open_text(data)
+    if not tokenizer and wanted.kind == "file":
+        tokenizer = open_tokenizer(wanted.path)
+        first = next(piece.text for piece in split_pieces(text.train.read()) if piece.text)
+        tokenizer.check_exact(first, f"tokenizer.path={wanted.path}")
+    return write_token_files(text, wanted.kind, wanted.vocab_size, data.cache_dir, tokenizer, data.num_proc)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder's manifest can be read and every file is the one it describes. A file that has its size and
-    time is not read."""
+def write_token_files(
+    text: TextSplits,
+    kind: str,
+    vocab_size: int,
+    cache_dir: str | Path,
+    tokenizer: Tokenizer | None = None,
+    num_proc: int | None = None,
+) -> TokenFiles:
+    """Return the token files of a text: those in `cache_dir` if they were made of the same text with the same settings,
+    or new ones, which appear there completely or not at all. `tokenizer`: None: one of `kind` is made of the text."""
+    settings = {"format": FORMAT, "tokenizer": kind, "tokenizers": version("tokenizers")}
+    if tokenizer:
+        settings["tokenizer"] = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
+    elif kind == "bpe":
+        settings["vocab_size"] = vocab_size
+    made_of = {"settings": settings, "text": {"train": text.train.fingerprint, "val": text.val.fingerprint}}
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    folder, partial = Path(cache_dir) / key, Path(cache_dir) / f".{key}"
+    if is_complete(folder):
+        return TokenFiles(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked_file(partial.with_suffix(".lock"), "another process is preparing this text; waiting for it"):
+        if is_complete(folder):  # another process has just written it
+            return TokenFiles(folder)
+        if folder.exists():
+            say(f"{folder} is damaged; tokenizing the text again")
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+        try:
+            made = saved_tokenizer(partial)
+            if not made:
+                shutil.rmtree(partial, ignore_errors=True)
+                made = tokenizer or learn_tokenizer(text, kind, vocab_size)
+                write_text(partial / "tokenizer.json", made.to_json())
+            write_manifest(partial, made_of, made, write_shards(partial, text, made, num_proc))
+        except Exception as error:
+            if isinstance(error, UserError) or not finished_shards(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        partial.rename(folder)
+        (folder / "shards.json").unlink()
+    return TokenFiles(folder)
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder's manifest can be read and every file is the one that it describes. A file with the
+    right size and time is not read."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["settings"]["format"] != FORMAT or not manifest.keys() >= NEEDED:
+        if manifest["settings"]["format"] != FORMAT or not manifest.keys() >= MANIFEST_KEYS:
             return False
         for name, known in manifest["files"].items():
             stat = (folder / name).stat()
@@ -121,185 +152,166 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def pack(
-    text: Text,
-    tokenizer_kind: str,
-    vocab_size: int,
-    cache_dir: str | Path,
-    tokenizer: Tokenizer | None = None,
-    num_proc: int | None = None,
-) -> TokenFiles:
-    """The packed form of `text`: the one in `cache_dir` if it was made of the same text with the same settings,
-    or a new one, which appears there whole or not at all. A `tokenizer` that exists already is used as it is."""
-    settings = {"format": FORMAT, "tokenizer": tokenizer_kind, "tokenizers": version("tokenizers")}
-    if tokenizer:
-        settings["tokenizer"] = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
-    elif tokenizer_kind == "bpe":
-        settings["vocab_size"] = vocab_size
-    halves = {split: source_of(content) for split, content in text._asdict().items()}
-    made_of = {"settings": settings, "text": {split: source.fingerprint for split, source in halves.items()}}
-    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    folder, making = Path(cache_dir) / key, Path(cache_dir) / f".{key}"
-    if is_whole(folder):
-        return TokenFiles(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone(making.with_suffix(".lock")):
-        if is_whole(folder):  # another process has just made it
-            return TokenFiles(folder)
-        if folder.exists():
-            say(f"{folder} is damaged; packing the text again")
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-        try:
-            tokenizer = kept(making) or keep(making, tokenizer or learn_tokenizer(halves, tokenizer_kind, vocab_size))
-            write_manifest(making, made_of, tokenizer, write_shards(making, halves, tokenizer, num_proc))
-        except Exception as error:
-            if isinstance(error, UserError) or not finished(making):
-                shutil.rmtree(making, ignore_errors=True)
-            raise
-        making.rename(folder)
-        (folder / "shards.json").unlink()
-    return TokenFiles(folder)
-
-
-@contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """Of several processes, one at a time; a process that dies lets the next one in."""
-    lock = FileLock(file)
+def saved_tokenizer(partial: Path) -> Tokenizer | None:
+    """Return the tokenizer of an interrupted preparation, or None."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("another process is preparing this text; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def kept(making: Path) -> Tokenizer | None:
-    """The tokenizer of a text whose packing was interrupted."""
-    try:
-        return Tokenizer.from_json((making / "tokenizer.json").read_text(encoding="utf-8"))
-    except Exception:  # none, or a damaged one, of which tokenizers raises nothing more particular
+        return Tokenizer.from_json((partial / "tokenizer.json").read_text(encoding="utf-8"))
+    except Exception:  # there is none, or a damaged one, for which tokenizers raises nothing more specific
         return None
 
 
-def keep(making: Path, tokenizer: Tokenizer) -> Tokenizer:
-    """Keep the tokenizer, for this time and the next if there is one."""
-    shutil.rmtree(making, ignore_errors=True)
-    write_text(making / "tokenizer.json", tokenizer.to_json())
-    return tokenizer
-
-
-def finished(making: Path) -> list[Shard]:
-    """The shards that an interrupted packing left whole, up to the first that is not."""
-    try:
-        shards = [Shard(**shard) for shard in json.loads((making / "shards.json").read_text(encoding="utf-8"))]
-        return list(takewhile(lambda shard: checksum(making / shard.file) == shard.sha256, shards))
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def learn_tokenizer(halves: dict[str, Source], kind: str, vocab_size: int) -> Tokenizer:
-    """A tokenizer made from the text. Characters of the held-out part count as known; merges are learned from the
-    training part alone, of a long one from pieces all over it."""
+def learn_tokenizer(text: TextSplits, kind: str, vocab_size: int) -> Tokenizer:
+    """Return a tokenizer made from the text. Characters of the validation text count as known; merges are learned from
+    the training text alone, if it is long from pieces at even intervals."""
     say(f"making a tokenizer of kind {kind} from the text")
-    several = any(source.documents != 1 for source in halves.values())
-    if kind == "char":
-        every = told(chain(*(source.read() for source in halves.values())))
-        return train_tokenizer(kind, every, several=several)
-    tokenizer = train_tokenizer(kind, told(sampled(halves["train"])), vocab_size, several)
+    end_of_text = text.train.documents != 1 or text.val.documents != 1
+    alphabets = [text.train.alphabet, text.val.alphabet]
+    if kind == "bpe":
+        pieces: Iterable[Piece] = sample_pieces(text.train)
+    elif kind == "char" and None in alphabets:
+        pieces = (piece for _, piece in text.read())
+    else:
+        pieces = [Piece(alphabet or "") for alphabet in alphabets]
+    tokenizer = train_tokenizer(kind, pieces, vocab_size, end_of_text)
     if kind == "bpe" and tokenizer.vocab_size < vocab_size:
         say(f"the text has merges for {tokenizer.vocab_size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
     return tokenizer
 
 
-def sampled(source: Source) -> Stream:
-    """Every n-th piece of a text, so that they have about SAMPLE characters; of a text of unknown length the first."""
+def sample_pieces(source: TextSource) -> Iterator[Piece]:
+    """Yield every n-th piece of a text, so that they have about SAMPLE characters; if its length is unknown, the first
+    ones. Ends of documents are left out."""
     every = -(-(source.characters or 0) // SAMPLE) or 1
-    taken = 0
-    for piece in islice(filter(None, pieces(source.read())), 0, None, every):
-        yield piece
-        taken += len(piece)
-        if taken > SAMPLE:
-            break
-
-
-def told(stream: Stream) -> Stream:
-    """The stream, with its progress."""
     progress = Progress("read", "characters")
-    for piece in stream:
-        yield piece
-        progress(len(piece or ""))
+    texts = (piece.text for piece in split_pieces(source.read()) if piece.text)
+    for text in islice(texts, 0, None, every):
+        yield Piece(text)
+        progress(len(text))
+        if progress.done > SAMPLE:
+            break
     if progress.done > SAMPLE // 8:
         say(f"learning from {progress.done:,} characters")
 
 
-def write_shards(making: Path, halves: dict[str, Source], tokenizer: Tokenizer, num_proc: int | None) -> list[Shard]:
-    """Tokenize both splits into files of the folder, but for those that are whole from before."""
-    done, lengths = finished(making), [source.characters for source in halves.values()]
-    total = None if None in lengths else sum(filter(None, lengths)) - sum(shard.characters for shard in done)
-    much = "the text" if total is None else f"{total:,} characters"
-    say(f"packing {much}{', going on where it stopped' if done else ''}")
-    progress, dtype = Progress("packed", "characters", total), dtype_of(tokenizer)
-    for split, source in halves.items():
-        mine = [shard for shard in done if shard.split == split]
-        rest = islice(batches(source.read()), sum(shard.batches for shard in mine), None)
-        stream = encoded(rest, tokenizer, dtype, num_proc, sum(shard.characters for shard in mine))
-        while not (mine and mine[-1].last):
-            shard = Shard(f"{split}-{len(mine):05}.bin", split)
-            write_shard(making / shard.file, shard, stream, progress)
-            source.check()
-            mine.append(shard)
-            done.append(shard)
-            write_text(making / "shards.json", json.dumps([asdict(shard) for shard in done]))
-    return done
+@dataclass
+class Shard:
+    """A file of tokens of one split, and counts of the text in it."""
+
+    file: str
+    split: str
+    batches: int = 0
+    tokens: int = 0
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0
+    ends_inside_document: bool = False
+    sha256: str = ""
 
 
-def write_shard(file: Path, shard: Shard, stream: Iterator[tuple[Batch, np.ndarray]], progress: Progress) -> None:
-    """The next tokens of a stream into a file, until it is full."""
-    digest = hashlib.sha256()
-    with naming(file), file.open("wb") as out:
-        shard.last = True
-        for batch, ids in stream:
+class ShardWriter:
+    """Write the tokens of one split to a series of files of at least SHARD tokens, the last one excepted."""
+
+    def __init__(self, folder: Path, split: str, finished: list[Shard]):
+        self.folder, self.split, self.finished = folder, split, finished
+        self.shard: Shard | None = None  # of the file that is being written
+        self.digest = hashlib.sha256()
+
+    def write(self, batch: TextBatch, ids: np.ndarray) -> bool:
+        """Write a batch, and return whether the file is full."""
+        if self.shard is None:
+            self.shard = Shard(f"{self.split}-{len(self.finished):05}.bin", self.split)
+            self.digest = hashlib.sha256()
+            (self.folder / self.shard.file).unlink(missing_ok=True)  # of an interrupted preparation
+        shard = self.shard
+        with naming_file(self.folder / shard.file), (self.folder / shard.file).open("ab") as out:
             out.write(ids.data)
-            digest.update(ids.data)
-            shard.add(batch, ids)
-            progress(length(batch))
-            if shard.tokens >= SHARD:
-                shard.last = False
-                break
-        out.flush()
-        os.fsync(out.fileno())
-    shard.sha256 = digest.hexdigest()
+        self.digest.update(ids.data)
+        shard.batches += 1
+        shard.tokens += len(ids)
+        shard.documents += len([piece for piece in batch.pieces if piece.ends_document])
+        shard.characters += batch.characters
+        shard.bytes += sum(len(piece.text.encode()) for piece in batch.pieces)
+        shard.ends_inside_document = not batch.pieces[-1].ends_document
+        return shard.tokens >= SHARD
+
+    def finish(self) -> None:
+        """Complete the file that is being written."""
+        assert self.shard
+        with naming_file(self.folder / self.shard.file), (self.folder / self.shard.file).open("ab") as out:
+            os.fsync(out.fileno())
+        self.shard.sha256 = self.digest.hexdigest()
+        self.finished.append(self.shard)
+        self.shard = None
 
 
-@contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """What the system refuses to write, as when the disk is full, is about this file."""
+def finished_shards(partial: Path) -> list[Shard]:
+    """Return the files that an interrupted preparation completed, up to the first that is damaged."""
     try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(file)
-        raise
+        shards = [Shard(**shard) for shard in json.loads((partial / "shards.json").read_text(encoding="utf-8"))]
+        return list(takewhile(lambda shard: checksum(partial / shard.file) == shard.sha256, shards))
+    except (OSError, ValueError, TypeError):
+        return []
 
 
-def write_manifest(making: Path, made_of: dict, tokenizer: Tokenizer, shards: list[Shard]) -> None:
-    """Describe the folder's files, now that they are whole."""
+def write_shards(partial: Path, text: TextSplits, tokenizer: Tokenizer, num_proc: int | None) -> list[Shard]:
+    """Encode both splits in one pass over the text into files of the folder, except those that are finished. Raises
+    UserError if the text changes meanwhile."""
+    finished = finished_shards(partial)
+    writers = {split: ShardWriter(partial, split, [s for s in finished if s.split == split]) for split in SPLITS}
+    total = None
+    if text.train.characters is not None and text.val.characters is not None:
+        total = text.train.characters + text.val.characters - sum(shard.characters for shard in finished)
+    amount = "the text" if total is None else f"{total:,} characters"
+    say(f"tokenizing {amount}{', continuing an interrupted preparation' if finished else ''}")
+    progress = Progress("tokenized", "characters", total)
+
+    def finish(writer: ShardWriter) -> None:
+        writer.finish()
+        text.train.check_unchanged()
+        text.val.check_unchanged()
+        so_far = [asdict(shard) for writer in writers.values() for shard in writer.finished]
+        write_text(partial / "shards.json", json.dumps(so_far))
+
+    todo = unfinished_batches(text, finished)
+    for batch, ids in encode_batches(todo, tokenizer, dtype_of(tokenizer), num_proc):
+        full = writers[batch.split].write(batch, ids)
+        progress(batch.characters)
+        if full:
+            finish(writers[batch.split])
+    for writer in writers.values():
+        if writer.shard:
+            finish(writer)
+    return [shard for writer in writers.values() for shard in writer.finished]
+
+
+def unfinished_batches(text: TextSplits, finished: list[Shard]) -> Iterator[TextBatch]:
+    """Yield the batches of both splits that are not in the finished files."""
+    left = Counter[str]()
+    for shard in finished:
+        left[shard.split] += shard.batches
+    for batch in batches(text.read()):
+        if left[batch.split] > 0:
+            left[batch.split] -= 1
+        else:
+            yield batch
+
+
+def write_manifest(partial: Path, made_of: dict, tokenizer: Tokenizer, shards: list[Shard]) -> None:
+    """Describe the files of the folder, which are complete."""
     totals: dict[str, dict[str, int]] = {name: {} for name in ("documents", "tokens", "characters", "bytes")}
     for split in SPLITS:
-        mine = [shard for shard in shards if shard.split == split and shard.tokens]
-        require(bool(mine), f"the {split} part of the text holds nothing")
+        mine = [shard for shard in shards if shard.split == split]
+        require(bool(mine), f"the {split} part of the text is empty; give more text")
         for name, total in totals.items():
             total[split] = sum(getattr(shard, name) for shard in mine)
-        totals["documents"][split] += mine[-1].cut  # where the split cuts one in two, both parts have it
-    sums = {shard.file: shard.sha256 for shard in shards} | {"tokenizer.json": checksum(making / "tokenizer.json")}
-    stats = {name: (making / name).stat() for name in sums}
-    ends = [shard.cut for shard in shards if shard.split == "train" and shard.tokens]
+        if mine[-1].ends_inside_document:  # both splits have a part of it
+            totals["documents"][split] += 1
+    sums = {shard.file: shard.sha256 for shard in shards} | {"tokenizer.json": checksum(partial / "tokenizer.json")}
+    stats = {name: (partial / name).stat() for name in sums}
     manifest = {
         **made_of,
         **totals,
-        "cut": ends[-1],  # whether the split cuts a document in two
+        "cut": [shard for shard in shards if shard.split == "train"][-1].ends_inside_document,
         "versions": {name: version(name) for name in ("headwise", "tokenizers", "numpy")},
         "dtype": dtype_of(tokenizer).str,
         "vocab_size": tokenizer.vocab_size,
@@ -308,15 +320,9 @@ def write_manifest(making: Path, made_of: dict, tokenizer: Tokenizer, shards: li
             name: {"sha256": sums[name], "stat": [stat.st_size, stat.st_mtime_ns]} for name, stat in stats.items()
         },
     }
-    write_text(making / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype:
-    """The smallest of two little-endian kinds of number that holds every token."""
+    """Return the smaller of two little-endian types that holds every token."""
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-
-
-def checksum(file: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headwise.console import say
-from headwise.data.tokens import Tokens
+from headwise.data.sampler import Tokens
 from headwise.errors import require
 from headwise.inspection.head_scores import REPEATS_METRICS
 from headwise.tokenizer import Tokenizer

@@ -28,7 +28,7 @@ from optuna.trial import Trial, TrialState
 from headwise.config import SweepConfig, TrainConfig
 from headwise.config_errors import task_error
 from headwise.console import say
-from headwise.data import prepare
+from headwise.data.token_files import prepare
 from headwise.errors import Pruned, RunError, UserError, choose, require
 from headwise.files import expand_path
 from headwise.launch import compose
@@ -225,7 +225,7 @@ def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
             else:
                 raise errors[0]
     if not config.init_from:  # with init_from the text is encoded by that model's tokenizer
-        prepare.prepare(config.data, config.tokenizer)
+        prepare(config.data, config.tokenizer)
 
 
 @contextmanager

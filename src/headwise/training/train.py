@@ -31,9 +31,9 @@ from headwise import checkpoint
 from headwise.checkpoint import Checkpoint
 from headwise.config import TrainConfig
 from headwise.console import say
-from headwise.data import prepare
 from headwise.data.datamodule import TextDataModule
-from headwise.data.token_files import TokenFiles
+from headwise.data.sources import validate_text_choices
+from headwise.data.token_files import TokenFiles, prepare
 from headwise.distributed import strategies
 from headwise.distributed.estimate import cost_lines, device_line, matmul_peak, plan_lines
 from headwise.distributed.processes import rank, rank_zero_first
@@ -147,7 +147,7 @@ def validate_run(config: TrainConfig) -> L.Trainer:
     """Raise UserError for everything that can be known to be wrong without the text. Returns a Trainer with the run's
     devices; it is not the one that trains."""
     validate(config)
-    prepare.check(config.data, config.tokenizer)
+    validate_text_choices(config.data, config.tokenizer)
     validate_choices(config)
     validate_logger(config.logger)
     with torch.device("meta"):  # takes no memory: only the model's own checks
@@ -192,7 +192,7 @@ def load_initial_model(config: TrainConfig, resume_from: Path | None, overrides:
 
 def prepare_text(config: TrainConfig, initial: Checkpoint | None) -> TokenFiles:
     """Return the run's text as tokens, of the initial model's tokenizer if there is one."""
-    return prepare.prepare(config.data, config.tokenizer, initial.tokenizer if initial else None)
+    return prepare(config.data, config.tokenizer, initial.tokenizer if initial else None)
 
 
 def finished_summary(saved: dict, run: RunConfig, folder: Path) -> dict | None:

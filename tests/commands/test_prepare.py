@@ -1,11 +1,12 @@
-"""Preparing a text by itself, and what is told of it."""
+"""Preparing a text by itself, and the report of it."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from headwise.commands.prepare import describe, document_lengths, plot, token_counts
 from headwise.config import DataConfig, TokenizerConfig
-from headwise.data.prepare import counts, lengths, plot, prepare, report
+from headwise.data.token_files import prepare
 from tests.small import script_here
 
 
@@ -21,33 +22,33 @@ def three(tmp_path):
 
 
 def test_documents_are_counted_and_measured(three):
-    packed = prepare(three, TokenizerConfig())
-    assert packed.manifest["documents"] == {"train": 3, "val": 1}  # the cut lies inside the third
-    assert packed.manifest["characters"] == {"train": 19, "val": 7}
-    assert packed.manifest["tokens"] == {"train": 21, "val": 8}  # and one for each end
-    assert lengths(packed).tolist() == [6, 4]
-    tokens = packed.tokens("train")
-    assert counts(packed).tolist() == np.bincount(tokens, minlength=packed.tokenizer.vocab_size).tolist()
-    assert packed.tokenizer.decode(tokens[:10].tolist()) == "abba\n<|endoftext|>cab<|endoftext|>"
+    token_files = prepare(three, TokenizerConfig())
+    assert token_files.manifest["documents"] == {"train": 3, "val": 1}  # the cut lies inside the third
+    assert token_files.manifest["characters"] == {"train": 19, "val": 7}
+    assert token_files.manifest["tokens"] == {"train": 21, "val": 8}  # and one for each end
+    assert document_lengths(token_files).tolist() == [6, 4]
+    tokens, vocab_size = token_files.tokens("train"), token_files.tokenizer.vocab_size
+    assert token_counts(token_files).tolist() == np.bincount(tokens, minlength=vocab_size).tolist()
+    assert token_files.tokenizer.decode(tokens[:10].tolist()) == "abba\n<|endoftext|>cab<|endoftext|>"
 
 
 def test_the_report_says_what_was_made(three):
-    told = report(prepare(three, TokenizerConfig()))
+    report = describe(prepare(three, TokenizerConfig()))
     for line in (
-        "documents        3 for training, 1 held out, one of them cut in two",
+        "documents        3 for training, 1 held out, with one that the split divides",
         "characters       19 for training, 7 held out",
-        "vocabulary       5 tokens; 5 stand in the training part",
+        "vocabulary       5 tokens; 5 occur in the training text",
         "most frequent    b 33.3%  a 33.3%  c 19.0%",
         "    abba",
     ):
-        assert line in told, told
+        assert line in report, report
 
 
 def test_a_picture_is_drawn_beside_the_tokens(three):
-    packed = prepare(three, TokenizerConfig("byte"))
-    assert plot(packed).parent == packed.folder
-    assert Image.open(plot(packed)).width == 1000
-    assert prepare(three, TokenizerConfig("byte")).folder == packed.folder
+    token_files = prepare(three, TokenizerConfig("byte"))
+    assert plot(token_files).parent == token_files.folder
+    assert Image.open(plot(token_files)).width == 1000
+    assert prepare(three, TokenizerConfig("byte")).folder == token_files.folder
 
 
 def test_the_script_prepares_what_training_finds(tmp_path):
@@ -58,7 +59,7 @@ def test_the_script_prepares_what_training_finds(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     quiet = ["logger=none", "callbacks.attention.every_n_steps=null", "trainer.max_steps=1", "run_dir=run"]
     said = script_here("train", *chosen, *quiet, "model.n_layer=1", cwd=tmp_path).stderr
-    assert "packing" not in said
+    assert "tokenizing" not in said
 
 
 @pytest.mark.parametrize(
