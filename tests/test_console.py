@@ -1,4 +1,4 @@
-"""How scripts end."""
+"""run_command: exit codes and one-line errors."""
 
 import pytest
 
@@ -26,18 +26,18 @@ def raising(error):
     return main
 
 
-def test_wrong_input_is_one_line_and_2(monkeypatch, capsys):
+def test_run_command_answers_wrong_input_with_one_line_and_exit_code_2(monkeypatch, capsys):
     assert ending(monkeypatch, raising(UserError("n=0 must be at least 1"))) == 2
     assert capsys.readouterr().err == "error: n=0 must be at least 1\n"
     assert ending(monkeypatch, raising(UserError("never reached")), "--n", "x") == 2
     assert capsys.readouterr().err == "error: argument --n: invalid int value: 'x'; --help lists every flag\n"
 
 
-def test_an_interruption_is_130(monkeypatch):
+def test_run_command_exits_with_130_when_interrupted(monkeypatch):
     assert ending(monkeypatch, raising(KeyboardInterrupt())) == 130
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+def test_run_command_keeps_the_traceback_of_other_errors(monkeypatch):
     monkeypatch.setattr("sys.argv", ["script"])
     with pytest.raises(ZeroDivisionError):
         run_command(raising(ZeroDivisionError()), parser())

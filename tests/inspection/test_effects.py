@@ -1,4 +1,4 @@
-"""What heads do to predictions, against brute force."""
+"""Effects of heads on predictions, against brute force."""
 
 import pytest
 import torch

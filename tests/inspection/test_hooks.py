@@ -1,4 +1,4 @@
-"""Capture: true maps, from outside, without a trace."""
+"""Capture and edit_heads: exact maps from outside the model, which does not change."""
 
 import pytest
 import torch

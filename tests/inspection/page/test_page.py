@@ -1,4 +1,4 @@
-"""The page as text: what is packed can be unpacked, nothing breaks out, what does not fit is said."""
+"""The page as text: its data decodes, texts are escaped, what does not fit the budget is left out."""
 
 import base64
 import re

@@ -383,8 +383,8 @@ function redrawAll() {
 
 const SHOWS = {
   weights: "Weights: how much a token takes from itself and each token before it.",
-  value: "Weights times |v W_O|, the length of what is taken: little comes from a token with little to give, however " +
-    "much it is looked at.",
+  value: "Weights times |v W_O|, the norm of what each token adds: a token with a small value adds little, however " +
+    "large its weight.",
   scores: "Scores q·k / √d: how well query and key match, before softmax makes weights of them.",
 };
 
@@ -797,10 +797,10 @@ parts.push({ // the crosshair and the words about it
 function readout(seen, i, j) {
   const { p, s, l, h } = now(), prompt = promptNow(), { T } = prompt;
   const says = (number, ...small) => [
-    make("p", {}, tokenName(prompt, i), ` (${i}) looks at `, tokenName(prompt, j), ` (${j}): `,
+    make("p", {}, tokenName(prompt, i), ` (${i}) attends to `, tokenName(prompt, j), ` (${j}): `,
       make("b", { class: "big", id: "value" }, number)),
     make("p", { class: "soft small", id: "rank" }, small.join(" · "))];
-  if (j > i) return says("masked", "It comes later, and no token may look ahead.");
+  if (j > i) return says("masked", "It comes later: no token attends to later tokens.");
   if (!seen) return says("?", whyNoScores());
   if (j < seen.first) return says("hidden", "The first token is left out; the other weights of a row add up to 1.");
   const value = seen.values[i * T + j], row = seen.values.subarray(i * T + seen.first, i * T + i + 1);
@@ -1112,7 +1112,7 @@ function drawCompare(seenA, seenB, nameB) {
   const great = values.reduce((best, x, n) => (Math.abs(x) > Math.abs(values[best]) ? n : best), 0);
   const row = Math.floor(great / T);
   $("compare-summary").replaceChildren("Greatest difference: ", strong(signed(values[great])), ", where ",
-    tokenName(prompt, row), ` (${row}) looks at `, tokenName(prompt, great % T), ` (${great % T}).`);
+    tokenName(prompt, row), ` (${row}) attends to `, tokenName(prompt, great % T), ` (${great % T}).`);
 }
 
 /** A map of the compare panel, as large as its place, with the crosshair. */
@@ -1213,8 +1213,8 @@ function stepThrough() {
 }
 
 const KEYS = [
-  { keys: { ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0) }, shown: "↑ ↓", words: "the query, which looks" },
-  { keys: { ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1) }, shown: "← →", words: "the key, looked at" },
+  { keys: { ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0) }, shown: "↑ ↓", words: "the query" },
+  { keys: { ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1) }, shown: "← →", words: "the key" },
   { keys: { "[": () => headBy(-1), "]": () => headBy(1) }, shown: "[ ]", words: "the head" },
   { keys: { "{": () => layerBy(-1), "}": () => layerBy(1) }, shown: "{ }", words: "the layer" },
   { keys: { ",": () => stepBy(-1), ".": () => stepBy(1) }, shown: ", .", words: "the step of training" },
