@@ -1,6 +1,7 @@
 """The page as text: its data decodes, texts are escaped, what does not fit the budget is left out."""
 
 import base64
+import pickle
 import re
 import zlib
 from dataclasses import replace
@@ -162,5 +163,6 @@ def test_page_outside_a_notebook_has_a_short_repr_and_saves_itself(tmp_path):
     page = Page("<!doctype html>" * 100_000, "2 layers of 3 heads, 5 tokens")
     shown = "<attention page: 2 layers of 3 heads, 5 tokens, 1.5 MB; write it to a file with .save('view.html')>"
     assert repr(page) == shown
+    assert repr(pickle.loads(pickle.dumps(page))) == shown
     page.save(tmp_path / "view.html")
     assert (tmp_path / "view.html").read_text() == page

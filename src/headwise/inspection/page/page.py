@@ -71,7 +71,7 @@ class Page(str):
 
     contents: str
 
-    def __new__(cls, text: str, contents: str) -> Page:
+    def __new__(cls, text: str, contents: str = "") -> Page:
         page = super().__new__(cls, text)
         page.contents = contents
         return page
