@@ -11,7 +11,7 @@ ORDER = """
 errors distributed.processes console files config validation tokenizer
 model.layers model.position model.kv_cache model.attention model.gpt
 checkpoint huggingface
-data.encoding data.builtin_texts data.readers data.text_cache data.sources data.hub data.sampler data.token_files
+data.builtin_texts data.readers data.text_cache data.sources data.hub data.encoding data.sampler data.token_files
 data.datamodule
 evaluation
 generation.fast generation.sampling generation.generate generation.chat

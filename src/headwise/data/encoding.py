@@ -1,5 +1,6 @@
-"""Collect pieces of text in batches, and encode batches in parallel, in threads or in processes.
+"""Make a tokenizer from a text, collect pieces of the text in batches, and encode batches in parallel.
 
+    tokenizer = learn_tokenizer(text, "bpe", vocab_size=1024)
     for batch, ids in encode_batches(batches(text.read()), tokenizer, np.dtype("<u2"), num_proc=4):
         ...     # in the order of the batches
 
@@ -14,20 +15,56 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import groupby
+from itertools import groupby, islice
 from multiprocessing import get_context
 from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 
+from headwise.console import Progress, say
+from headwise.data.sources import TextSource, TextSplits
 from headwise.distributed.processes import end_with_parent
 from headwise.errors import RunError
-from headwise.tokenizer import Piece, Tokenizer, split_pieces
+from headwise.tokenizer import Piece, Tokenizer, split_pieces, train_tokenizer
 
+SAMPLE = 1 << 26  # characters that merges are learned from, at most
 BATCH = 1 << 20  # characters encoded at once, so that memory stays flat
 THREADS = 2
 worker_tokenizer: Tokenizer  # in a process that encodes
+
+
+def learn_tokenizer(text: TextSplits, kind: str, vocab_size: int) -> Tokenizer:
+    """Return a tokenizer made from the text. Characters of the validation text count as known; merges are learned from
+    the training text alone, if it is long from pieces at even intervals."""
+    say(f"making a tokenizer of kind {kind} from the text")
+    end_of_text = text.train.documents != 1 or text.val.documents != 1
+    alphabets = [text.train.alphabet, text.val.alphabet]
+    if kind == "bpe":
+        pieces: Iterable[Piece] = sample_pieces(text.train)
+    elif kind == "char" and None in alphabets:
+        pieces = (piece for _, piece in text.read())
+    else:
+        pieces = [Piece(alphabet or "") for alphabet in alphabets]
+    tokenizer = train_tokenizer(kind, pieces, vocab_size, end_of_text)
+    if kind == "bpe" and tokenizer.vocab_size < vocab_size:
+        say(f"the text has merges for {tokenizer.vocab_size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
+    return tokenizer
+
+
+def sample_pieces(source: TextSource) -> Iterator[Piece]:
+    """Yield every n-th piece of a text, so that they have about SAMPLE characters; if its length is unknown, the first
+    ones. Ends of documents are left out."""
+    every = -(-(source.characters or 0) // SAMPLE) or 1
+    progress = Progress("read", "characters")
+    texts = (piece.text for piece in split_pieces(source.read()) if piece.text)
+    for text in islice(texts, 0, None, every):
+        yield Piece(text)
+        progress(len(text))
+        if progress.done > SAMPLE:
+            break
+    if progress.done > SAMPLE // 8:
+        say(f"learning from {progress.done:,} characters")
 
 
 class TextBatch(NamedTuple):

@@ -21,10 +21,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +32,16 @@ import numpy as np
 from headwise.checkpoint import open_tokenizer
 from headwise.config import DataConfig, TokenizerConfig
 from headwise.console import Progress, say
-from headwise.data.encoding import TextBatch, batches, encode_batches
+from headwise.data.encoding import TextBatch, batches, encode_batches, learn_tokenizer
 from headwise.data.sampler import Tokens, open_tokens
-from headwise.data.sources import TextSource, TextSplits, open_text
+from headwise.data.sources import TextSplits, open_text
 from headwise.errors import UserError, require
 from headwise.files import checksum, locked_file, naming_file, write_text
-from headwise.tokenizer import Piece, Tokenizer, split_pieces, train_tokenizer
+from headwise.tokenizer import Tokenizer, split_pieces
 
 FORMAT = 3  # raise it when the meaning of these files changes
 SPLITS = ("train", "val")
 MANIFEST_KEYS = {"text", "cut", "documents", "tokens", "characters", "bytes", "dtype", "vocab_size", "shards", "files"}
-SAMPLE = 1 << 26  # characters that merges are learned from, at most
 SHARD = 1 << 27  # tokens of a file, or a few more
 CHUNK = 1 << 22  # tokens read at a time
 
@@ -158,39 +157,6 @@ def saved_tokenizer(partial: Path) -> Tokenizer | None:
         return Tokenizer.from_json((partial / "tokenizer.json").read_text(encoding="utf-8"))
     except Exception:  # there is none, or a damaged one, for which tokenizers raises nothing more specific
         return None
-
-
-def learn_tokenizer(text: TextSplits, kind: str, vocab_size: int) -> Tokenizer:
-    """Return a tokenizer made from the text. Characters of the validation text count as known; merges are learned from
-    the training text alone, if it is long from pieces at even intervals."""
-    say(f"making a tokenizer of kind {kind} from the text")
-    end_of_text = text.train.documents != 1 or text.val.documents != 1
-    alphabets = [text.train.alphabet, text.val.alphabet]
-    if kind == "bpe":
-        pieces: Iterable[Piece] = sample_pieces(text.train)
-    elif kind == "char" and None in alphabets:
-        pieces = (piece for _, piece in text.read())
-    else:
-        pieces = [Piece(alphabet or "") for alphabet in alphabets]
-    tokenizer = train_tokenizer(kind, pieces, vocab_size, end_of_text)
-    if kind == "bpe" and tokenizer.vocab_size < vocab_size:
-        say(f"the text has merges for {tokenizer.vocab_size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
-    return tokenizer
-
-
-def sample_pieces(source: TextSource) -> Iterator[Piece]:
-    """Yield every n-th piece of a text, so that they have about SAMPLE characters; if its length is unknown, the first
-    ones. Ends of documents are left out."""
-    every = -(-(source.characters or 0) // SAMPLE) or 1
-    progress = Progress("read", "characters")
-    texts = (piece.text for piece in split_pieces(source.read()) if piece.text)
-    for text in islice(texts, 0, None, every):
-        yield Piece(text)
-        progress(len(text))
-        if progress.done > SAMPLE:
-            break
-    if progress.done > SAMPLE // 8:
-        say(f"learning from {progress.done:,} characters")
 
 
 @dataclass
