@@ -107,13 +107,13 @@ class Job:
     """The function that Hydra calls, once for each run. Prints an error in one line, and in a multirun lets the other
     runs continue."""
 
-    task: Callable[[Any], None]
+    task: Callable[[Any], float | None]
     schema: type
     command: list[str]  # sys.argv as the user gave it
     composed: bool = False  # whether the command line was right
 
-    def run(self, composed: DictConfig) -> None:
-        """Turn the configuration into an instance of its schema, validate it and run the task."""
+    def run(self, composed: DictConfig) -> float | None:
+        """Turn the configuration into an instance of its schema, validate it, run the task and return its result."""
         self.composed = True
         sys.argv = self.command  # with which Lightning and the sweep start further processes
         if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would outlive its parent
@@ -125,7 +125,7 @@ class Job:
             config = OmegaConf.to_object(composed)
             validate(config)
             (folder / ENDED).unlink(missing_ok=True)
-            self.task(config)
+            return self.task(config)
         except Exception as error:
             message, code = task_error(error, config)
             if HydraConfig.get().mode == RunMode.MULTIRUN and not rank():
@@ -134,10 +134,10 @@ class Job:
                 print(f"error: run {folder.name}: {message}", file=sys.stderr)
                 if code != 2 or not (folder / "config.yaml").exists():  # wrong input does not end a run that exists
                     note_end(folder, list(HydraConfig.get().overrides.task), "failed", message, code)
-            elif code is None:
+                return None
+            if code is None:
                 raise
-            else:
-                stop(message, code)
+            stop(message, code)
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
@@ -158,7 +158,7 @@ def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:
 
 
 def launch(
-    task: Callable[[Any], None],
+    task: Callable[[Any], float | None],
     config_name: str,
     about: str,
     arguments: list[str] | None = None,

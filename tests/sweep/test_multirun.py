@@ -18,7 +18,13 @@ from tests.small import ROOT, listen, script, script_here
 from tests.sweep.small import TINIEST, table
 
 
-def test_grid_ends_with_a_table_of_what_varies(tmp_path):
+def test_grid_ends_with_a_table_of_what_varies(tmp_path, monkeypatch):
+    """And each job returns its loss to Hydra, None if it failed."""
+    returned = []
+    monkeypatch.setattr(
+        "headwise.sweep.multirun.Multirun.on_job_end",
+        lambda self, config, job_return, **_: returned.append(job_return.return_value),
+    )
     grid = ["optimizer.lr=0.01,1e30", "seed=5,7", "-m", "run_dir=out"]
     result = script_here("train", *TINIEST, *grid, cwd=tmp_path, ok=False)
     assert result.returncode == 1
@@ -32,7 +38,8 @@ def test_grid_ends_with_a_table_of_what_varies(tmp_path):
     assert [row["state"] for row in rows] == ["complete", "complete", "failed", "failed"]
     for row in rows[:2]:
         summary = json.loads((tmp_path / "out" / row["run"] / "summary.json").read_text())
-        assert float(row["val_loss"]) == summary["val_loss"]
+        assert float(row["val_loss"]) == summary["val_loss"] == returned[int(row["run"])]
+    assert returned[2:] == [None, None]
     assert "headwise: run 1 (of 4): optimizer.lr=0.01,seed=7" in result.stderr
     assert "error: 2 of 4 runs failed; run 2: the training diverged by step" in result.stderr
     assert "Traceback" not in result.stderr

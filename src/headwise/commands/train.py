@@ -30,16 +30,19 @@ def main(arguments: list[str] | None = None) -> None:
     launch(run, "train", __doc__ or "", arguments, after=report_sweep)
 
 
-def run(config: TrainConfig) -> None:
-    """Train with a configuration, and print a summary."""
+def run(config: TrainConfig) -> float | None:
+    """Train with a configuration, print a summary, and return the validation loss, which Hydra's sweepers minimize.
+    Return None if there is none: with estimate=true, and on devices other than the first."""
     if sys.stderr.isatty():
         say("loading torch and lightning, a few seconds")
     from headwise.training.summary import summary_text
     from headwise.training.train import train
 
     summary = train(config)
-    if summary:
-        print(summary_text(summary))
+    if summary is None:
+        return None
+    print(summary_text(summary))
+    return summary["val_loss"]
 
 
 def report_sweep(folder: Path) -> None:
