@@ -11,14 +11,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
 
 from headwise.sweep.report import axis_of, figures, study_of, terminal_table, write_csv, write_page, write_report
-from headwise.sweep.rows import Row, read_runs, varied_in
+from headwise.sweep.rows import Row, runs_in, varied_in
 from tests.sweep.small import NASTY
 
 TITLES = ["Loss against each parameter", "All parameters at once", "Learning curves"]
 
 
 def test_sweep_csv_has_a_line_for_each_run(sweep):
-    rows = read_runs(sweep)
+    rows = runs_in(sweep)
     write_csv(sweep / "sweep.csv", rows, varied_in(rows))
     lines = list(csv.DictReader((sweep / "sweep.csv").open()))
     metrics = ["previous_token", "first_token", "duplicate_token", "induction"]
@@ -34,7 +34,7 @@ def test_sweep_csv_has_a_line_for_each_run(sweep):
 
 
 def test_table_has_the_best_run_first_and_no_number_is_cut_in_any_width(sweep, capsys):
-    write_report(sweep, read_runs(sweep), console=Console(width=30, file=(out := io.StringIO())))
+    write_report(sweep, runs_in(sweep), console=Console(width=30, file=(out := io.StringIO())))
     lines = out.getvalue().splitlines()
     assert lines[0].split() == ["run", "n_layer", "path", "val", "loss", "steps", "induction", "heads", "state"]
     assert lines[1].split() == ["0", "2", "b", "c", "1.2500", "10", "1", "of", "3", "complete"]
@@ -56,7 +56,7 @@ def test_table_in_terminal_is_cut_after_forty_runs(tmp_path, capsys):
 def test_without_the_extra_there_is_no_page_and_the_install_command_is_named(sweep, capsys, monkeypatch, package):
     found = {"optuna": find_spec("optuna"), "plotly": find_spec("plotly")} | {package: None}
     monkeypatch.setattr("headwise.sweep.report.find_spec", found.get)
-    write_report(sweep, read_runs(sweep), console=Console(file=(out := io.StringIO())))
+    write_report(sweep, runs_in(sweep), console=Console(file=(out := io.StringIO())))
     assert "1.2500" in out.getvalue()
     assert [file.name for file in sweep.glob("sweep*")] == ["sweep.csv"]
     printed = capsys.readouterr()
@@ -93,7 +93,7 @@ class Markup(HTMLParser):
 
 @pytest.fixture
 def page(sweep):
-    rows = read_runs(sweep)
+    rows = runs_in(sweep)
     return write_page(sweep, rows, varied_in(rows))
 
 
@@ -133,7 +133,7 @@ def test_table_on_page_has_best_run_first_with_heads_per_metric(page):
 
 
 def test_study_has_a_trial_for_each_run(sweep):
-    rows = read_runs(sweep)[:2]
+    rows = runs_in(sweep)[:2]
     trials = study_of(rows, varied_in(rows)).trials
     assert [trial.value for trial in trials] == [1.25, 1.75]
     assert [trial.params["n_layer"] for trial in trials] == [2, 4]
@@ -142,7 +142,7 @@ def test_study_has_a_trial_for_each_run(sweep):
 
 
 def test_plots_are_those_for_which_runs_have_data(sweep):
-    rows = read_runs(sweep)
+    rows = runs_in(sweep)
     assert list(figures(rows, varied_in(rows))) == TITLES
     assert list(figures(rows[:1], ["model.n_layer"])) == [TITLES[0], TITLES[2]]
     assert figures(rows[2:], ["model.n_layer"]) == {}

@@ -1,10 +1,10 @@
 """The runs of a sweep, read from their folders."""
 
-from headwise.sweep.rows import Row, best_first, brief, read_heads, read_runs, short, short_names, varied_in
+from headwise.sweep.rows import Row, best_first, brief, read_heads, runs_in, short, short_names, varied_in
 
 
 def test_rows_have_each_runs_state_loss_and_values(sweep):
-    rows = read_runs(sweep)
+    rows = runs_in(sweep)
     assert [(row.number, row.state, row.steps, row.seconds) for row in rows[:2]] == [
         (0, "complete", 10, 7.5),
         (1, "pruned", 5, 1.25),
@@ -18,11 +18,11 @@ def test_rows_have_each_runs_state_loss_and_values(sweep):
 
 
 def test_varied_keys_of_a_single_run_are_all_of_its_overrides(sweep):
-    assert varied_in(read_runs(sweep)[:1]) == ["seed", "model.n_layer", "data.path"]
+    assert varied_in(runs_in(sweep)[:1]) == ["seed", "model.n_layer", "data.path"]
 
 
 def test_head_counts_are_of_the_last_step_on_each_metrics_own_input(sweep):
-    row = read_runs(sweep)[0]
+    row = runs_in(sweep)[0]
     assert row.n_heads == 3
     assert row.head_counts == {"previous_token": 2, "first_token": 1, "duplicate_token": 1, "induction": 1}
     assert row.top_scores == {"previous_token": 0.7, "first_token": 0.31, "duplicate_token": 0.5, "induction": 0.45}
@@ -35,9 +35,9 @@ def test_a_run_without_heads_csv_has_no_heads(tmp_path):
 
 
 def test_a_damaged_summary_affects_its_run_alone(sweep, capsys):
-    before = {row.number: row.state for row in read_runs(sweep)}
+    before = {row.number: row.state for row in runs_in(sweep)}
     (sweep / "0/summary.json").write_text("{bad")
-    assert {row.number: row.state for row in read_runs(sweep)} == before | {0: "unfinished"}
+    assert {row.number: row.state for row in runs_in(sweep)} == before | {0: "unfinished"}
     assert "0/summary.json is damaged and was ignored" in capsys.readouterr().err
 
 
@@ -46,7 +46,7 @@ def test_a_damaged_heads_csv_leaves_the_runs_loss(sweep):
     text = file.read_text()
     for good, bad, message in (("10,val,0,0", "ten,val,0,0", "is damaged in line"), ("0.45", "low", "'low'")):
         file.write_text(text.replace(good, bad))
-        row = read_runs(sweep)[0]
+        row = runs_in(sweep)[0]
         assert (row.state, row.val_loss, row.head_counts.get("induction")) == ("complete", 1.25, None)
         assert message in row.why
 

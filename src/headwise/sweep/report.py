@@ -1,6 +1,6 @@
 """Write the result of a grid or sweep: sweep.csv, a table in the terminal, and the page sweep.html.
 
-    write_report(folder, read_runs(folder))
+    write_report(folder, runs_in(folder))
 
 The page contains a table of the runs that can be sorted, Optuna's interactive plots, and plotly's script, so that it
 needs no network. It is written if the extra `sweep` (optuna, plotly) is installed.
@@ -27,17 +27,7 @@ from headwise.console import fail, say
 from headwise.files import atomic_write, remove_if_empty, write_text
 from headwise.inspection.tables import console_of
 from headwise.sweep.multirun import ENDED, remove_bare_folder
-from headwise.sweep.rows import (
-    Row,
-    best_first,
-    best_of,
-    brief,
-    metrics_in,
-    read_runs,
-    short_names,
-    summary_of,
-    varied_in,
-)
+from headwise.sweep.rows import Row, best_first, best_of, brief, metrics_in, runs_in, short_names, summary_of, varied_in
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -58,7 +48,7 @@ ABOUT = {  # title of a plot -> the line below it
 
 def report_grid(folder: Path) -> None:
     """Report a finished grid. Exit with 1 if runs failed; with 2, and no files left, if all had wrong input."""
-    rows = read_runs(folder)
+    rows = runs_in(folder)
     if not rows:  # with estimate=true no run writes any files
         return
     failed = [row for row in rows if row.state == "failed"]

@@ -1,6 +1,6 @@
 """Read the runs of a grid or sweep from their folders 0, 1, 2, ...
 
-rows = read_runs(folder)    # one Row for each run, whatever state it is in
+rows = runs_in(folder)    # one Row for each run, whatever state it is in
 varied = varied_in(rows)    # the keys in which the runs differ
 """
 
@@ -62,7 +62,7 @@ class Row:
         return page if page and page.is_file() else None
 
 
-def read_runs(folder: Path) -> list[Row]:
+def runs_in(folder: Path) -> list[Row]:
     """Return the runs in a grid's or sweep's folder, in the order of their numbers."""
     numbered = sorted((int(path.name), path) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
     return [row for number, path in numbered if (row := read_run(number, path))]

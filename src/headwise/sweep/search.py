@@ -34,7 +34,7 @@ from headwise.files import expand_path
 from headwise.launch import compose
 from headwise.sweep.multirun import ENDED, note_end, quoted
 from headwise.sweep.report import write_csv, write_report
-from headwise.sweep.rows import Row, read_runs, short, split_override
+from headwise.sweep.rows import Row, runs_in, short, split_override
 from headwise.sweep.space import Dimension, combinations, grid, read_space
 from headwise.sweep.study import N_TRIALS, PRUNERS, SAMPLERS, ClaimedTrial, SharedStudy, open_study
 from headwise.training.lightning_module import TrainingModule
@@ -122,7 +122,7 @@ class Sweep:
 
     def rows(self) -> list[Row]:
         """Return a row for each trial: from its folder, or from the study if it was trained on another machine."""
-        rows = {row.number: row for row in read_runs(self.folder)}
+        rows = {row.number: row for row in runs_in(self.folder)}
         for one in self.shared.trials():
             if one.number not in rows and one.state != TrialState.WAITING:
                 overrides, why = [*self.given, *one.user_attrs.get("overrides", [])], one.user_attrs.get("why", "")
