@@ -94,6 +94,7 @@ def test_offline_wandb_run_holds_pictures_and_numbers_at_their_steps(run):
         assert maps[5][f"heads/{metric}/mean"] == pytest.approx(sum(scores) / 4)
         assert (log.parent / "files" / maps[5][f"heads/{metric}"]["path"]).is_file()
     scalars = {m["trainer/global_step"]: m for m in moments if "train_loss" in m}
+    assert len(scalars) == sum("train_loss" in m or "val_loss" in m for m in moments)  # one row a step
     assert {step: m["train_loss"] for step, m in scalars.items()} == {
         int(row["step"]): float(row["train_loss"]) for row in metrics(folder)
     }

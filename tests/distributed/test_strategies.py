@@ -67,7 +67,7 @@ def windows(tokens, step, devices, batch, accumulate):
 
 
 @pytest.mark.parametrize(("devices", "batch"), [(2, 6), (2, 3), (3, 4), (3, 2), (4, 3), (6, 1), (12, 1)])
-def test_the_devices_windows_are_disjoint_and_together_the_global_batch(devices, batch):
+def test_windows_of_the_devices_are_disjoint_and_together_the_global_batch(devices, batch):
     tokens = np.arange(1009, dtype=np.uint16)
     for step in (0, 1, 7):
         (whole,) = windows(tokens, step, 1, 12, 1)
@@ -88,17 +88,17 @@ def test_no_window_is_doubled_or_missed_when_the_number_of_devices_changes():
     assert len(set(itertools.chain(*whole[:4]))) == 48  # no window twice within an epoch
 
 
-def test_a_run_moves_between_sharded_single_and_replicated_devices(tmp_path):
+def test_run_moves_between_sharded_single_and_replicated_devices(tmp_path):
     """Muon and a tied head: four steps with fsdp in two processes of srun, four on one device, four with ddp in two of
-    torchrun, which has to find the run by itself; in all, the losses and heads of one device."""
-    steps, looked_at = [*STEPS, "model=gpt2", "optimizer=muon"], "callbacks.attention.every_n_steps=4"
+    torchrun with resume=auto and no run_dir; in all, the losses and heads of one device."""
+    steps, snapshots = [*STEPS, "model=gpt2", "optimizer=muon"], "callbacks.attention.every_n_steps=4"
     run = arguments("", steps)
     run.remove("run_dir=")  # the processes have to agree on one
     one, two = ["data.batch_size=12"], ["data.batch_size=6"]
-    train(tmp_path, "whole", *steps, "trainer.max_steps=12", *one, looked_at)
-    (_, first, _), (out, other, _) = srun(2, tmp_path, *run, "trainer=fsdp", "trainer.max_steps=4", *two, looked_at)
+    train(tmp_path, "whole", *steps, "trainer.max_steps=12", *one, snapshots)
+    (_, first, _), (out, other, _) = srun(2, tmp_path, *run, "trainer=fsdp", "trainer.max_steps=4", *two, snapshots)
     assert "device           2 x cpu" in first
-    assert (out, other) == ("", "")  # one voice
+    assert (out, other) == ("", "")  # only the first prints
     (folder,) = (tmp_path / "runs/quickstart").iterdir()
     assert len(list((folder / "attention").glob("maps_text_step_*.png"))) == 3
     script_here("train", *run, "trainer.max_steps=8", "resume=auto", *one, cwd=tmp_path)
@@ -112,10 +112,10 @@ def test_a_run_moves_between_sharded_single_and_replicated_devices(tmp_path):
     for a, b in zip([row for row in whole if int(row["step"]) <= 4], parts, strict=True):
         for key, value in a.items():  # after 4 steps, its last, the sharded run also has ablations and the like
             assert value in ("", b[key]) or float(b[key]) == pytest.approx(float(value), abs=1e-5), key
-    kept = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder)]
-    assert kept[0].keys() == kept[1].keys()
-    for name, weight in kept[0]["state_dict"].items():
-        assert torch.allclose(weight, kept[1]["state_dict"][name], atol=1e-5), name
+    saved = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder)]
+    assert saved[0].keys() == saved[1].keys()
+    for name, weight in saved[0]["state_dict"].items():
+        assert torch.allclose(weight, saved[1]["state_dict"][name], atol=1e-5), name
 
 
 @pytest.mark.slow
@@ -136,14 +136,14 @@ def test_fifty_steps_on_several_devices_are_fifty_on_one(tmp_path, strategy, dev
     for name, how in (("same", [f"trainer={strategy}", *several]), ("other", [f"trainer={other}", *several])):
         script("train", *arguments(name, [*goes_on, *how]), cwd=tmp_path)
     train(tmp_path, "alone", *goes_on, "data.batch_size=12")
-    told = {}
+    differences = {}
     for name in ("all", "same", "other", "alone"):
         if name != "all":  # in another folder: its table begins where it went on
             joined = (tmp_path / "half/metrics.csv").read_text().rstrip().splitlines()
             rest = (tmp_path / name / "metrics.csv").read_text().splitlines()[1:]
             (tmp_path / name / "metrics.csv").write_text("\n".join([*joined, *rest]) + "\n")
-        told[name] = largest_difference(tmp_path / "one", tmp_path / name, "train_loss", "val_loss")
-    assert max(told.values()) < 1e-5, told
+        differences[name] = largest_difference(tmp_path / "one", tmp_path / name, "train_loss", "val_loss")
+    assert max(differences.values()) < 1e-5, differences
     heads = [rows(tmp_path / name / "attention/heads.csv") for name in ("one", "all")]
     for a, b in zip(*heads, strict=True):
         for key, value in a.items():
@@ -169,18 +169,18 @@ main()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_an_error_of_one_process_ends_all_with_one_line(tmp_path, strategy):
+def test_error_of_one_process_ends_all_with_one_line(tmp_path, strategy):
     (tmp_path / "broken.py").write_text(BROKEN)
     steps = [*STEPS, f"trainer={strategy}", "trainer.devices=2", "data.batch_size=6", "trainer.max_steps=9"]
     command = [sys.executable, "broken.py", *arguments("run", steps)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
-    told = [line for line in done.stderr.splitlines() if not line.startswith(("headwise: ", "step "))]
-    assert told == ["error: process 1: the disk of this device is full"]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("headwise: ", "step "))]
+    assert lines == ["error: process 1: the disk of this device is full"]
 
 
 @pytest.mark.slow
-def test_what_is_wrong_for_all_is_said_once(tmp_path):
+def test_error_of_all_processes_is_printed_first_by_the_first(tmp_path):
     wrong = [*arguments("run", STEPS), "trainer=ddp", "data.batch_size=5"]
     done = srun(2, tmp_path, *wrong, ok=False)
     assert [code for *_, code in done] == [2, 2]
@@ -201,7 +201,7 @@ def test_what_is_wrong_for_all_is_said_once(tmp_path):
         (["trainer.devices=0"], "trainer.accelerator=cpu trainer.devices=0"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(tmp_path, given, message):
+def test_strategy_and_devices_that_do_not_go_together_are_one_line(tmp_path, given, message):
     run = [*arguments("run", STEPS), "data.batch_size=6", "trainer=ddp", "trainer.devices=2", *given]
     done = script_here("train", *run, cwd=tmp_path, ok=False)
     assert done.returncode == 2
@@ -209,7 +209,7 @@ def test_what_does_not_go_together_is_one_line(tmp_path, given, message):
     assert not (tmp_path / "run/config.yaml").exists()
 
 
-def test_devices_that_torchrun_did_not_start_are_refused(tmp_path, monkeypatch):
+def test_validate_processes_refuses_devices_that_torchrun_did_not_start(tmp_path, monkeypatch):
     together = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "LOCAL_RANK": "0"}
     for name, value in together.items():
         monkeypatch.setenv(name, value)
@@ -221,7 +221,7 @@ def test_devices_that_torchrun_did_not_start_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("where", [["run_dir=run"], []])  # without one the processes have to meet to agree on it
-def test_srun_has_to_say_how_many_processes_are_on_a_node(tmp_path, monkeypatch, where):
+def test_srun_must_say_how_many_processes_are_on_a_node(tmp_path, monkeypatch, where):
     for name, value in (SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(name, value)
     done = script_here("train", "trainer=ddp", "trainer.accelerator=cpu", *where, cwd=tmp_path, ok=False)
