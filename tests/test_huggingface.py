@@ -283,25 +283,6 @@ def test_read_folder_reads_the_first_files_of_gpt2(tmp_path):
     assert back.tokenizer.end_of_text == len(content["vocab"])
 
 
-def test_export_script_writes_a_card_that_describes_the_run(tmp_path):
-    steps = ["trainer.max_steps=20", "trainer.val_check_interval=20", "model.init=scaled_normal"]
-    summary = train(tmp_path, "run", *steps, "schedule.warmup_steps=1")  # far enough for logits without ties
-    done = script_here("export", "--checkpoint", "run", "--output", "out", cwd=tmp_path)
-    assert done.stdout == "out\n"
-    card = (tmp_path / "out/README.md").read_text()
-    assert "| data | python_docs" in card
-    assert f"| steps | 20, {20 * 5 * 24:,} tokens |" in card
-    assert f"| validation loss | {summary['val_loss']:.4f} nats per token |" in card
-    model, tokenizer = (auto.from_pretrained(tmp_path / "out") for auto in (AutoModelForCausalLM, AutoTokenizer))
-    said = tokenizer.decode(greedy(model, tokenizer("def ").input_ids, 20))
-    flags = ["--prompt", "def ", "--max-new-tokens", 20, "--temperature", 0]
-    assert script_here("generate", "--checkpoint", "run", *flags, cwd=tmp_path).stdout == said + "\n"
-    assert script_here("generate", "--checkpoint", "out", *flags, cwd=tmp_path).stdout == said + "\n"
-    again = script_here("export", "--checkpoint", "run", "--output", "out", cwd=tmp_path, ok=False)
-    assert again.returncode == 2
-    assert again.stderr.splitlines()[-1].startswith(f"error: output={tmp_path}/out exists already; give")
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """An imported GPT-2 with a byte-level BPE that the built-in text can be written in."""
@@ -334,14 +315,6 @@ def test_training_starts_from_an_imported_model(start, tmp_path):
     assert back.tokenizer.to_json() == before.tokenizer.to_json()
     script_here("train", *flags, "resume=auto", "trainer.max_steps=4", cwd=tmp_path)
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 4
-
-
-def test_export_script_refuses_an_impossible_output_in_one_line(tmp_path):
-    train(tmp_path, "run", "trainer.max_steps=1", "trainer.val_check_interval=1")
-    (tmp_path / "file").write_text("")
-    done = script_here("export", "--checkpoint", "run", "--output", "file/sub", cwd=tmp_path, ok=False)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 2  # the checkpoint's name, and the error
 
 
 def test_training_starts_from_a_run_of_ours(tmp_path):

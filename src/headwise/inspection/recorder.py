@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,10 +28,12 @@ from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.head_scores import PATTERN_METRICS, REPEATS_METRICS, THRESHOLDS, pattern_scores, value_norms
 from headwise.inspection.hooks import AttentionMap, run_and_capture
 from headwise.inspection.inputs import HELD_OUT, Input, main_input
-from headwise.inspection.page.page import Prompt, View, compand, render
 from headwise.inspection.plots import attention_grid, head_timeline, metric_grid
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from headwise.inspection.page.page import Prompt, View
 
 HEAD_METRICS = [*PATTERN_METRICS, *REPEATS_METRICS, *EFFECTS]
 HEADS_COLUMNS = ["step", "input", "layer", "head", *HEAD_METRICS]  # of heads.csv
@@ -127,6 +130,8 @@ class Recorder:
         if snapshot.repeat_losses:
             self.repeats.append([dict(zip(REPEATS_COLUMNS, (step, *snapshot.repeat_losses), strict=True))])
         if pictures:
+            from headwise.inspection.page.page import render
+
             self.draw(snapshot)
             self.save_step(snapshot)
             write_text(self.page, render(self.view(model, snapshot)))
@@ -183,6 +188,8 @@ class Recorder:
 
     def view(self, model: GPT, last: Snapshot) -> View:
         """Return the page's contents: all saved steps, and q, k and v of the last."""
+        from headwise.inspection.page.page import View
+
         saved, prompts = self.saved_steps(), []
         for name, labels in self.labels.items():
             parts = [{part: step[f"{name}.{part}"] for part in PAGE_ARRAYS} for step in saved.values()]
@@ -213,12 +220,16 @@ PAGE_ARRAYS = ("patterns", "norms", "scores")
 def page_arrays(maps: list[AttentionMap], scores: Scores) -> dict[str, np.ndarray]:
     """Return what the page shows of one input at one step (PAGE_ARRAYS): of the batch's first sequence the patterns in
     8 bits [L, H, T(T+1)/2] and the value norms [L, H, T], and the scores [M, L, H]."""
+    from headwise.inspection.page.page import compand
+
     norms = np.stack([value_norms(one)[0].numpy() for one in maps])
     return dict(zip(PAGE_ARRAYS, (compand(first_patterns(maps)), norms, stack_scores(scores)), strict=True))
 
 
 def page_prompt(name: str, labels: list[str], steps: list[dict[str, np.ndarray]], maps: list[AttentionMap]) -> Prompt:
     """Return one input of the page from its page_arrays at each step and its maps at the last."""
+    from headwise.inspection.page.page import Prompt
+
     patterns, norms = (np.stack([arrays[part] for arrays in steps]) for part in PAGE_ARRAYS[:2])
     return Prompt(name, labels, patterns, norms, unstack_scores([arrays["scores"] for arrays in steps]), maps)
 

@@ -18,7 +18,6 @@ from headwise.config import TrainConfig
 from headwise.console import say
 from headwise.data.datamodule import TextDataModule
 from headwise.data.token_files import TokenFiles
-from headwise.distributed import strategies
 from headwise.errors import UserError
 from headwise.inspection.inputs import (
     EXCERPT_TOKENS,
@@ -134,7 +133,9 @@ def build_trainer(
 ) -> L.Trainer:
     """Return Lightning's Trainer with the configuration's flags. It counts steps, in one long epoch. Raises UserError
     for flags that Lightning refuses."""
-    flags = asdict(config.trainer) | strategies.trainer_flags(config.trainer)
+    from headwise.distributed.strategies import trainer_flags
+
+    flags = asdict(config.trainer) | trainer_flags(config.trainer)
     flags["val_check_interval"] *= accumulate  # Lightning counts batches
     flags["precision"] = "32-true" if flags["precision"] == "auto" else flags["precision"]
     try:

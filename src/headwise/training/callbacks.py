@@ -25,12 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headwise.config import SamplesConfig
 from headwise.console import say
-from headwise.distributed.strategies import gather_model
 from headwise.files import atomic_write, write_text
 from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT, eval_mode
+from headwise.model.sharding import gather_model
 from headwise.training.lightning_module import TrainingModule, step_ended
 from headwise.training.loggers import log_step
 
@@ -225,7 +225,7 @@ class TextSamples(EveryNSteps):
 
     def on_nth_step(self, trainer: L.Trainer, module: TrainingModule) -> None:
         module.raise_if_diverged()
-        model = gather_model(module.model, trainer)
+        model = gather_model(module.model, trainer.is_global_zero)
         if model is None:
             return
         sampling = Sampling(temperature=self.config.temperature)
@@ -274,14 +274,14 @@ class AttentionMaps(EveryNSteps):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the last snapshot, also of a run that was interrupted after its last step."""
         assert isinstance(pl_module, TrainingModule)
-        model = gather_model(pl_module.model, trainer) if self.every_n_steps else None
+        model = gather_model(pl_module.model, trainer.is_global_zero) if self.every_n_steps else None
         if model is not None:
             last = self.recorder.finish(model, trainer.global_step)
             log_step(trainer.loggers, last.step, last.chart_values, last.pictures, self.recorder.page, last.rows)
 
     def record(self, trainer: L.Trainer, sharded: GPT) -> None:
         """Take a snapshot on the first device, and pass it to the loggers in one call."""
-        model = gather_model(sharded, trainer)
+        model = gather_model(sharded, trainer.is_global_zero)
         if model is None:
             return
         assert self.every_n_steps is not None

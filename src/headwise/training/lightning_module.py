@@ -20,9 +20,9 @@ from torch import Tensor
 from headwise.checkpoint import checkpoint_entry
 from headwise.config import OptimizerConfig, ScheduleConfig
 from headwise.data.token_files import TokenFiles
-from headwise.distributed.strategies import compile_in_place, full_scalar, shard_model
 from headwise.errors import RunError
 from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.model.sharding import compile_in_place, full_scalar, shard_model
 from headwise.training.optimizers import make_optimizer
 from headwise.training.schedules import multiplier
 

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from headwise.distributed.strategies import full_scalar
 from headwise.files import CsvTable
+from headwise.model.sharding import full_scalar
 from headwise.training.callbacks import EveryNSteps, Stopwatch
 from headwise.training.lightning_module import TrainingModule, step_ended
 from headwise.training.loggers import log_step

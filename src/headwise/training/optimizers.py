@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from headwise.config import OptimizerConfig
-from headwise.distributed.strategies import shard_like
 from headwise.errors import choose
 from headwise.model.attention import CausalSelfAttention
+from headwise.model.sharding import shard_like
 
 
 def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:

@@ -24,6 +24,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 
@@ -34,8 +35,6 @@ from headwise.console import say
 from headwise.data.datamodule import TextDataModule
 from headwise.data.sources import validate_text_choices
 from headwise.data.token_files import TokenFiles, prepare
-from headwise.distributed import strategies
-from headwise.distributed.estimate import cost_lines, device_line, matmul_peak, plan_lines
 from headwise.distributed.processes import rank, rank_zero_first
 from headwise.errors import Pruned
 from headwise.evaluation import evaluate_split
@@ -78,6 +77,8 @@ def train(
 
     `info` is by default that of Hydra's job. `extra_callbacks` come after the run's own, and may raise Pruned.
     """
+    from headwise.distributed.estimate import cost_lines, device_line, matmul_peak, plan_lines
+
     start, info = time.monotonic(), info or info_of_job()
     silence_lightning()
     devices = validate_run(config)
@@ -110,10 +111,8 @@ def train(
             if is_first:
                 print("\n".join([*plan, *cost_lines(run, model, device)]))
             return None
-        logger = None
-        if is_first:
-            begin_folder(info, saved_config, [*plan, device_line(run, device, peak)])
-            logger = make_logger(run.logger, info.folder, saved_config, info.name, info.sweep)
+        plan.append(device_line(run, device, peak))
+        logger = begin_folder(run, info, saved_config, plan) if is_first else None
         wandb_run, trainer = wandb_run_path(logger), build.build_trainer(run, run.accumulate, callbacks, logger)
         fit(trainer, module, datamodule, resume_from, run, info)
         return write_summary(run, info, module, token_files, wandb_run, start) if is_first else None
@@ -146,6 +145,8 @@ def silence_lightning() -> None:
 def validate_run(config: TrainConfig) -> L.Trainer:
     """Raise UserError for everything that can be known to be wrong without the text. Returns a Trainer with the run's
     devices; it is not the one that trains."""
+    from headwise.distributed.strategies import validate_processes
+
     validate(config)
     validate_text_choices(config.data, config.tokenizer)
     validate_choices(config)
@@ -153,7 +154,7 @@ def validate_run(config: TrainConfig) -> L.Trainer:
     with torch.device("meta"):  # takes no memory: only the model's own checks
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
     trainer = build.build_trainer(config)
-    strategies.validate_processes(config, trainer)
+    validate_processes(config, trainer)
     batch_arithmetic(config.data, trainer.world_size)
     return trainer
 
@@ -204,13 +205,14 @@ def finished_summary(saved: dict, run: RunConfig, folder: Path) -> dict | None:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def begin_folder(info: RunInfo, saved_config: dict[str, Any], plan: list[str]) -> None:
-    """Write config.yaml and overrides.yaml to the run's folder, and print the plan."""
+def begin_folder(run: RunConfig, info: RunInfo, saved_config: dict[str, Any], plan: list[str]) -> Logger | None:
+    """Write config.yaml and overrides.yaml to the run's folder, print the plan, and return the logger."""
     write_text(info.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(saved_config)))
     write_text(info.folder / "overrides.yaml", OmegaConf.to_yaml(info.overrides))
     first_of_sweep = not info.sweep or info.folder.name == "0"
     for line in [*(plan if first_of_sweep else plan[:1]), f"folder           {info.folder}"]:
         say(line)
+    return make_logger(run.logger, info.folder, saved_config, info.name, info.sweep)
 
 
 def fit(
@@ -222,6 +224,8 @@ def fit(
     info: RunInfo,
 ) -> None:
     """Train. However it ends, close the logger and leave no other process running."""
+    from headwise.distributed.strategies import exit_with_failed_process, is_connection_error, kill_child_processes
+
     if run.n_devices > 1 and run.threads:
         os.environ["OMP_NUM_THREADS"] = str(run.threads)  # or Lightning divides the cores among the processes
     failed = True
@@ -232,8 +236,8 @@ def fit(
         failed = False
         raise
     except RuntimeError as error:
-        if run.n_devices > 1 and strategies.is_connection_error(error):
-            strategies.exit_with_failed_process(trainer)
+        if run.n_devices > 1 and is_connection_error(error):
+            exit_with_failed_process(trainer)
         raise
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and to SIGTERM
         if (info.folder / "checkpoints/last.ckpt").exists() and trainer.is_global_zero and info.resume_hint:
@@ -241,7 +245,7 @@ def fit(
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
     finally:
         if failed:
-            strategies.kill_child_processes(trainer)
+            kill_child_processes(trainer)
         close_logger(trainer.logger, failed)
 
 
