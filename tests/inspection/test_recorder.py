@@ -128,7 +128,7 @@ def test_recorder_changes_neither_weights_nor_mode_nor_random_state(tmp_path):
 
 def test_recorder_page_has_every_drawn_step_also_after_a_resume(tmp_path, monkeypatch):
     views = []
-    monkeypatch.setattr("headwise.inspection.recorder.render", lambda view: views.append(view) or "page")
+    monkeypatch.setattr("headwise.inspection.page.page.render", lambda view: views.append(view) or "page")
     made = recorder(tmp_path)
     for seed, step in ((1, 0), (2, 500), (3, 1000)):
         made.record(model(seed), step)
