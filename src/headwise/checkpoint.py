@@ -49,7 +49,7 @@ def checkpoint_entry(model: GPT, tokenizer: Tokenizer, about: dict) -> dict:
 
 
 def read(path: Path, key: str = "checkpoint") -> dict:
-    """Return the contents of a checkpoint file, with the present names of keys. Raises UserError, naming `key`, if the
+    """Return the contents of a checkpoint file, with the present names of keys. Raise UserError, naming `key`, if the
     file is damaged or was not written by Headwise."""
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
@@ -65,7 +65,7 @@ def read(path: Path, key: str = "checkpoint") -> dict:
 
 def load(path_or_name: str | Path | None = None, key: str = "checkpoint") -> Checkpoint:
     """Return the checkpoint of a path or a name, which `find` explains, on the CPU. None is the newest run under
-    `runs`. Raises UserError, naming `key`, if there is none or it cannot be read."""
+    `runs`. Raise UserError, naming `key`, if there is none or it cannot be read."""
     path = find(path_or_name, key)
     if path.is_dir():
         from headwise.huggingface import read_folder
@@ -91,7 +91,7 @@ def find(path_or_name: str | Path | None = None, key: str = "checkpoint", runs: 
     path = expand_path(given, key)
     named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", given) and path.suffix != ".ckpt"
     if named and not path.exists() and not Path(path.parts[0]).is_dir():
-        path = download(given, key, MODEL_FILES, remedy)
+        path = download_model(given, key, MODEL_FILES, remedy)
     require(bool(given) and path.exists(), f"{key}={given} does not exist; {remedy}")
     if path.is_file() or (path / "config.json").is_file():
         return path
@@ -102,14 +102,14 @@ def find(path_or_name: str | Path | None = None, key: str = "checkpoint", runs: 
     raise UserError(f"{key}={given} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {remedy}")
 
 
-def download(name: str, key: str, wanted: list[str], remedy: str) -> Path:
+def download_model(name: str, key: str, wanted: list[str], remedy: str) -> Path:
     """Return the local folder of the Hub's model `name`, with its files `wanted`; they are downloaded unless all are
-    there. Raises UserError, naming `key`, if that fails."""
+    there. Raise UserError, naming `key`, if that fails."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if is_complete(folder, wanted):
+        if has_model_files(folder, wanted):
             return folder
     except (OSError, ValueError):
         say(f"{key}={name} is not a file or folder; looking for a model of that name on the Hub")
@@ -122,7 +122,7 @@ def download(name: str, key: str, wanted: list[str], remedy: str) -> Path:
         ) from error
 
 
-def is_complete(folder: Path, wanted: list[str]) -> bool:
+def has_model_files(folder: Path, wanted: list[str]) -> bool:
     """Return whether a tokenizer or all files of a model are there; another program may have downloaded only some."""
     if wanted is TOKENIZER_FILES:
         return any((folder / name).is_file() for name in wanted)
@@ -133,12 +133,12 @@ def is_complete(folder: Path, wanted: list[str]) -> bool:
 
 
 def open_tokenizer(where: str | None, key: str = "tokenizer.path") -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json, of a folder that holds one, or of a model of the Hub. Raises UserError,
+    """Return the tokenizer of a tokenizer.json, of a folder that holds one, or of a model of the Hub. Raise UserError,
     naming `key`, if there is none or it cannot be read."""
     require(bool(where), f"tokenizer=file needs {key}=FILE, a tokenizer.json, or a folder or Hub name of one")
     path = expand_path(str(where), key)
     if not path.exists():
-        path = download(str(where), key, TOKENIZER_FILES, "give a tokenizer.json")
+        path = download_model(str(where), key, TOKENIZER_FILES, "give a tokenizer.json")
     try:
         return read_tokenizer(path)
     except UserError as error:

@@ -31,7 +31,7 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def choose(key: str, name: str, table: Mapping[str, T]) -> T:
-    """Return the entry `name` of `table`. Raises UserError, naming `key` (such as model.norm), if there is none."""
+    """Return the entry `name` of `table`. Raise UserError, naming `key` (such as model.norm), if there is none."""
     if name not in table:
         raise UserError(f"{key}={name} is none of {', '.join(table)}{did_you_mean(str(name), table)}")
     return table[name]

@@ -33,7 +33,7 @@ TRAINED_ON = "the text that the model trained on"
 
 def evaluate(checkpoint: Checkpoint, text: str | None = None, *, path: str | Path | None = None) -> dict[str, float]:
     """Return the loss (nats per token), perplexity, bits_per_byte and number of tokens of a text, of the file, folder
-    or glob `path`, or, if neither is given, of the validation text of the training. Raises UserError if both are given,
+    or glob `path`, or, if neither is given, of the validation text of the training. Raise UserError if both are given,
     the text cannot be read, or the tokenizer cannot encode it."""
     require(text is None or path is None, f"give either a text or path={path}, not both")
     content: str | TextSource = text or ""
@@ -46,14 +46,14 @@ def evaluate(checkpoint: Checkpoint, text: str | None = None, *, path: str | Pat
 
 
 def text_at(path: str, key: str, column: str = "text") -> TextSource:
-    """Return the text of a file, a folder or a glob. Raises UserError, naming `key`, if there is none."""
+    """Return the text of a file, a folder or a glob. Raise UserError, naming `key`, if there is none."""
     require(bool(path), f"{key}= is empty; give a file, a folder or a glob")
     return text_of_files(DataConfig(source="files", path=path, column=column, cache_dir=""), path, key)
 
 
 def training_text(checkpoint: Checkpoint, split: str = "val") -> TextSource:
     """Return the part, train or val, of the text that the model trained on; print a line if it has changed since.
-    Raises UserError if the checkpoint does not say which text that was."""
+    Raise UserError if the checkpoint does not say which text that was."""
     about = checkpoint.about
     known = "data" in about.get("config", {})
     require(
@@ -90,7 +90,7 @@ def evaluate_split(file: Path, token_files: TokenFiles, device: str = "cpu") -> 
 
 def evaluate_text(model: GPT, tokenizer: Tokenizer, text: str | TextSource, what: str = "the text") -> dict[str, float]:
     """Return the loss (nats per token), perplexity, bits_per_byte and number of tokens of a text. Every token but the
-    first is predicted, from those before it in its window of block_size tokens. Raises UserError, which calls the text
+    first is predicted, from those before it in its window of block_size tokens. Raise UserError, which calls the text
     `what`, if the tokenizer cannot encode it or it has fewer than two tokens."""
     pieces = iter([Piece(text, ends_document=True)]) if isinstance(text, str) else text.read()
     encoded, size = [], 0

@@ -18,7 +18,7 @@ from headwise.errors import UserError, require
 
 
 def expand_path(text: str, key: str) -> Path:
-    """Return the path that a user wrote, with ~ expanded. Raises UserError, naming `key`, if it cannot be."""
+    """Return the path that a user wrote, with ~ expanded. Raise UserError, naming `key`, if it cannot be."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -26,7 +26,7 @@ def expand_path(text: str, key: str) -> Path:
 
 
 def output_path(text: str, key: str, *endings: str) -> Path:
-    """Return the path of a file to be written. Raises UserError, naming `key`, if its name does not end in one of
+    """Return the path of a file to be written. Raise UserError, naming `key`, if its name does not end in one of
     `endings` or it could not be written, so that this is known before any work is done."""
     require(bool(text), f"{key}= is empty; give a file's name")
     path = expand_path(text, key)
@@ -81,7 +81,7 @@ def remove_if_empty(folder: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path, key: str) -> Iterator[None]:
-    """Lock a folder for this process during the block. Raises UserError, naming `key`, if another process holds it."""
+    """Lock a folder for this process during the block. Raise UserError, naming `key`, if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".lock"
     lock = FileLock(file)
@@ -154,7 +154,7 @@ class CsvTable:
             csv.DictWriter(file, self.columns, restval="").writerows(rows)
 
     def rows(self) -> list[dict[str, str]]:
-        """Return all rows, as text, without a last one that is incomplete. Raises UserError if the file is damaged."""
+        """Return all rows, as text, without a last one that is incomplete. Raise UserError if the file is damaged."""
         if not self.path.exists():
             return []
         text = self.path.read_bytes().rpartition(b"\n")[0].decode("utf-8", "replace")

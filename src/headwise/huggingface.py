@@ -106,7 +106,7 @@ LAYOUTS = {
 
 
 def config_from_theirs(theirs: dict) -> tuple[ResolvedGPTConfig, Layout]:
-    """Return the configuration and the layout that a config.json describes. Raises UserError for a setting that is
+    """Return the configuration and the layout that a config.json describes. Raise UserError for a setting that is
     missing, of the wrong type or not supported."""
     kind = str(theirs.get("model_type"))
     require(kind in LAYOUTS, f"config.json: model_type={kind} cannot be read; {' and '.join(LAYOUTS)} can")
@@ -179,7 +179,7 @@ def in_their_layout(model: GPT, layout: Layout) -> dict[str, Tensor]:
 
 
 def load_weights(model: GPT, layout: Layout, weights: dict[str, Tensor]) -> None:
-    """Copy their tensors into the model. Raises UserError if one is missing, unknown or of another shape."""
+    """Copy their tensors into the model. Raise UserError if one is missing, unknown or of another shape."""
     expected = in_their_layout(model, layout)
     for name, ours in expected.items():
         require(name in weights, f"the weights lack {name}, which config.json asks for")
@@ -192,7 +192,7 @@ def load_weights(model: GPT, layout: Layout, weights: dict[str, Tensor]) -> None
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """Return the model, in float32 and eval mode, and the tokenizer of a Hugging Face folder. Raises UserError if a
+    """Return the model, in float32 and eval mode, and the tokenizer of a Hugging Face folder. Raise UserError if a
     file is missing, damaged or not supported."""
     try:
         theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return all tensors of a folder, named as in the whole model. Raises UserError if a file cannot be read."""
+    """Return all tensors of a folder, named as in the whole model. Raise UserError if a file cannot be read."""
     files = sorted(folder.glob("*.safetensors"))
     require(bool(files), "there is no .safetensors file; save the model as safetensors first")
     tensors: dict[str, Tensor] = {}
@@ -224,7 +224,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a folder that AutoModelForCausalLM and AutoTokenizer open, complete or not at all. Raises UserError if no
+    """Write a folder that AutoModelForCausalLM and AutoTokenizer open, complete or not at all. Raise UserError if no
     layout describes the model or the folder is not empty."""
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     layout = layout_of(model.config)

@@ -83,7 +83,7 @@ def register() -> None:
 
 def compose(config_name: str, overrides: list[str], config_dir: str | None = None) -> Any:
     """Return the configuration that overrides give, an instance of its schema, without running a job. Groups are also
-    read from config_dir or, inside a job, from that of the job. Raises UserError for wrong keys, types and choices."""
+    read from config_dir or, inside a job, from that of the job. Raise UserError for wrong keys, types and choices."""
     outside = not GlobalHydra.instance().is_initialized()
     if outside:
         register()

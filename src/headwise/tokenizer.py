@@ -75,13 +75,13 @@ class Tokenizer:
         self.is_bytes = bare == BYTES and self.encode(EVERY_KIND) == list(EVERY_KIND.encode())
 
     def encode(self, text: str, what: str = "the text") -> list[int]:
-        """Return the token ids of `text`. Raises UserError naming every unknown character and its place in `what`."""
+        """Return the token ids of `text`. Raise UserError naming every unknown character and its place in `what`."""
         self.check(text, what)
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_pieces(self, pieces: list[Piece], dtype: np.dtype, start: int = 0, what: str = "the text") -> np.ndarray:
         """Return the token ids of some pieces, encoded on all cores, with the end-of-text token, if there is one, after
-        each document. Raises UserError naming every unknown character; the first piece is `start` characters into
+        each document. Raise UserError naming every unknown character; the first piece is `start` characters into
         `what`."""
         end = np.array([] if self.end_of_text is None else [self.end_of_text], dtype=dtype)
         parts = []
@@ -283,7 +283,7 @@ def train_tokenizer(
 
 def read_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer of a tokenizer.json, or of a folder: of its tokenizer.json, or else of the vocab.json and
-    merges.txt of a byte-level BPE. Raises UserError if there is none or it cannot be read."""
+    merges.txt of a byte-level BPE. Raise UserError if there is none or it cannot be read."""
     file, parts = path / TOKENIZER_FILES[0] if path.is_dir() else path, [path / name for name in TOKENIZER_FILES[1:]]
     found = file.is_file() or all(part.is_file() for part in parts)
     require(found, "there is no tokenizer.json; save the tokenizer beside the model")

@@ -25,7 +25,7 @@ class TextDataModule(L.LightningDataModule):
     validation covers the whole held-out part. Accumulation and devices are the trainer's.
 
     `path` is a text file, a folder or a glob; `tokenizer` is char, byte, bpe (of `vocab_size` tokens) or a Tokenizer;
-    `data` are other fields of DataConfig, such as val_fraction or cache_dir. Raises UserError, in setup at the latest,
+    `data` are other fields of DataConfig, such as val_fraction or cache_dir. Raise UserError, in setup at the latest,
     if the text cannot be used."""
 
     def __init__(

@@ -102,7 +102,7 @@ def batches(pieces: Iterable[tuple[str, Piece]]) -> Iterator[TextBatch]:
 def encode_batches(
     todo: Iterable[TextBatch], tokenizer: Tokenizer, dtype: np.dtype, num_proc: int | None
 ) -> Iterator[tuple[TextBatch, np.ndarray]]:
-    """Yield each batch with its token ids, in order. Raises UserError for characters without a token, and RunError if
+    """Yield each batch with its token ids, in order. Raise UserError for characters without a token, and RunError if
     one of the `num_proc` processes ends."""
     encode: Callable[..., np.ndarray] = encode_in_process if num_proc else tokenizer.encode_pieces
     waiting: deque[tuple[TextBatch, Future[np.ndarray]]] = deque()

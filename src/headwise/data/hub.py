@@ -29,7 +29,7 @@ ROWS = 256  # read at a time
 
 
 def dataset(data: DataConfig, split: str) -> TextSource:
-    """Return a split of the dataset, one document for each row that has text. Raises UserError if neither the Hub nor
+    """Return a split of the dataset, one document for each row that has text. Raise UserError if neither the Hub nor
     this machine has it, or it has no such configuration, split or column."""
     revision = newest_revision(str(data.name))
     rows = load_rows(data, split, revision)
@@ -128,7 +128,7 @@ def read_rows(rows: Any, data: DataConfig, split: str) -> Iterator[Piece]:
 
 
 def download(url: str, file: Path) -> None:
-    """Download a file, completely or not at all. Raises UserError, which says what to do instead, if it fails."""
+    """Download a file, completely or not at all. Raise UserError, which says what to do instead, if it fails."""
     require(url.startswith(("https://", "http://")), f"data.url={url} must begin with https:// or http://")
     say(f"downloading {url} to {file}")
     progress = Progress("downloaded", "bytes")

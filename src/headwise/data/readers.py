@@ -31,7 +31,7 @@ NOT_UTF8 = "{} is not UTF-8 at byte {}; convert it, for example with iconv"
 
 
 def read_file(file: Path, column: str = "text") -> Iterator[Piece]:
-    """Yield the documents of a file in pieces. Raises UserError, with the place, for what is not text or not in the
+    """Yield the documents of a file in pieces. Raise UserError, with the place, for what is not text or not in the
     file's format."""
     empty = True
     for piece in READERS[file_format(file)](file, column):
@@ -50,7 +50,7 @@ def file_format(file: Path) -> str:
 
 
 def find_files(path: str, key: str) -> list[Path]:
-    """Return the files that `path` names (a file, a folder or a glob). Raises UserError, naming `key`, if there are
+    """Return the files that `path` names (a file, a folder or a glob). Raise UserError, naming `key`, if there are
     none or one of them cannot be read by its name."""
     place = expand_path(path, key)
     formats = f"{' '.join(READERS)}; also {' '.join(COMPRESSED)}"
@@ -68,7 +68,7 @@ def find_files(path: str, key: str) -> list[Path]:
 
 
 def read_characters(file: Path) -> Iterator[str]:
-    """Yield the text of a file in parts. Raises UserError at the first byte that is not UTF-8."""
+    """Yield the text of a file in parts. Raise UserError at the first byte that is not UTF-8."""
     decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
     with open_file(file) as raw:
         while True:
@@ -90,7 +90,7 @@ def read_characters(file: Path) -> Iterator[str]:
 
 
 def decode_utf8(raw: bytes, what: str) -> str:
-    """Return UTF-8 bytes as text. Raises UserError, naming `what`, at the first byte that is not UTF-8."""
+    """Return UTF-8 bytes as text. Raise UserError, naming `what`, at the first byte that is not UTF-8."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -124,7 +124,7 @@ def read_lines(file: Path) -> Iterator[str]:
 
 
 def row_document(value: Any, place: str) -> Iterator[Piece]:
-    """Yield the text of a row, which is a document unless it is empty. Raises UserError, naming `place`, if it is not
+    """Yield the text of a row, which is a document unless it is empty. Raise UserError, naming `place`, if it is not
     text."""
     require(value is None or isinstance(value, str), f"{place} is not text but {value!r:.40}")
     surrogate = SURROGATES.search(value or "")  # which JSON can spell

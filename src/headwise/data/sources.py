@@ -96,7 +96,7 @@ def text_source(text: str) -> TextSource:
 
 def open_text(data: DataConfig) -> TextSplits:
     """Return the text of a configuration, divided: validation on data.val_path or data.val_split if one is given, else
-    on data.val_fraction of it. Raises UserError if there is no text, or not enough."""
+    on data.val_fraction of it. Raise UserError if there is no text, or not enough."""
     text, held_out = choose("data.source", data.source, SOURCES)(data), data.val_path or data.val_split
     where = f"data.path={data.path}" if data.path else f"data={data.source}"
     if held_out:
@@ -123,7 +123,7 @@ def validate_text_choices(data: DataConfig, tokenizer: TokenizerConfig) -> None:
 
 
 def split_by_characters(text: TextSource, fraction: float) -> TextSplits:
-    """Hold out the last characters. Raises UserError for a text of unknown length."""
+    """Hold out the last characters. Raise UserError for a text of unknown length."""
     length = text.characters
     if length is None:
         raise UserError(
@@ -189,7 +189,7 @@ SPLIT_BY: dict[str, Callable[[TextSource, float], TextSplits]] = {
 
 def text_of_files(data: DataConfig, path: str, key: str = "data.path", without: Collection[Path] = ()) -> TextSource:
     """Return the text of the files that `path` names (a file, a folder or a glob), in the order of their names, except
-    those in `without`. `key` is what the user wrote the path for. Raises UserError naming every file that cannot be
+    those in `without`. `key` is what the user wrote the path for. Raise UserError naming every file that cannot be
     read; with data.skip_bad these are left out."""
     found = [file for file in find_files(path, key) if file.resolve() not in without]
     require(bool(found), f"{key}={path} names no file other than the validation text; give more files")

@@ -52,7 +52,7 @@ class FSDP(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the optimizer's state_dict with whole tensors on the first device. Collective."""
-        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         state = plain.state_dict()
         full = {
             i: {name: self.gathered(value) for name, value in values.items()} for i, values in state["state"].items()
@@ -96,7 +96,7 @@ STRATEGIES: dict[str, Any] = {
 
 def trainer_flags(config: TrainerConfig) -> dict[str, Any]:
     """Return the flags of Lightning's Trainer for strategy and devices. With devices=auto, torchrun's or srun's number
-    of processes is taken. Raises UserError for what does not go together."""
+    of processes is taken. Raise UserError for what does not go together."""
     launch = started()
     strategy = choose("trainer.strategy", config.strategy, STRATEGIES)()
     supported = config.strategy != "fsdp" or config.precision != "64-true"

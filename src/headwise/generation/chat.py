@@ -38,7 +38,7 @@ class Session:
     def reply(self, line: str, on_text: Callable[[str], None]) -> Sample:
         """Add a line to the text and return the model's continuation. on_text is called with each new part of it. The
         n-th reply uses seed + n. KeyboardInterrupt ends the reply; the text then ends with what on_text received.
-        Raises UserError for a line that the tokenizer cannot encode, or if there is no text yet."""
+        Raise UserError for a line that the tokenizer cannot encode, or if there is no text yet."""
         ids, before = self.tokenizer.encode(line, "the line"), self.context.texts[0]
         if before and ids and not self.tokenizer.decode(before[-8:]).endswith("\n"):
             ids = self.newline + ids

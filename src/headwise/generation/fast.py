@@ -68,7 +68,7 @@ PRECISIONS = {"float32": float32, "bfloat16": bfloat16}
 
 def for_inference(model: GPT, precision: str = "float32") -> GPT:
     """Return a copy of the model that shares its weights, or has them in `precision` (float32, bfloat16), where every
-    layer is a plain function in eval mode. Raises UserError for an unknown precision."""
+    layer is a plain function in eval mode. Raise UserError for an unknown precision."""
     linear = choose("precision", precision, PRECISIONS)
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fast = copy.deepcopy(model, shared).eval()

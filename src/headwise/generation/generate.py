@@ -108,7 +108,7 @@ def generate(
     stop: Sequence[str] = (),
 ) -> str:
     """Return the text with which the model continues a prompt, without the prompt. The arguments are those of Sampling
-    and of complete; temperature=0 always takes the most likely token. Raises UserError for an argument out of range or
+    and of complete; temperature=0 always takes the most likely token. Raise UserError for an argument out of range or
     a prompt that the tokenizer cannot encode."""
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
     (sample,) = complete(checkpoint.model, checkpoint.tokenizer, [prompt], max_new_tokens, sampling, [seed], stop)
@@ -122,7 +122,7 @@ def generate_tokens(
     was sampled from, before the filters. Text b depends on seeds[b], not on the other texts.
 
     The global random state is neither used nor changed. The model should be in eval mode, or dropout applies;
-    headwise.generation.fast returns a faster copy of it. Raises UserError for an argument out of range.
+    headwise.generation.fast returns a faster copy of it. Raise UserError for an argument out of range.
     """
     require(len(texts) > 0 and all(texts), "the prompt is empty; give at least one character")
     validate_arguments(max_new_tokens, sampling, seeds)
@@ -171,7 +171,7 @@ def complete(
 ) -> list[Sample]:
     """Return a continuation of each prompt for each seed, all generated in one batch. A continuation ends at a `stop`
     string, at the end-of-text token or after max_new_tokens. on_text(i, text) is called with each new part of the text
-    of sample i. Raises UserError for an argument out of range or a prompt that the tokenizer cannot encode."""
+    of sample i. Raise UserError for an argument out of range or a prompt that the tokenizer cannot encode."""
     fits = len(prompts) * len(seeds) <= MAX_BATCH
     require(fits, f"more than {MAX_BATCH} texts are too many at once; give fewer samples")
     validate_arguments(max_new_tokens, sampling, seeds, stop)

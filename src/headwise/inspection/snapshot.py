@@ -44,7 +44,7 @@ def show(text: str, checkpoint: Checkpoint | str | None = None) -> Page:
     """Return the page of a model's attention on a text. A notebook displays it inline; .save(path) writes it to a file.
 
     `checkpoint` is a loaded one, or a run's folder, a .ckpt file, a Hugging Face folder or Hub name; None is the newest
-    run under runs/. Raises UserError if there is no such checkpoint, or if the text is too short or too long.
+    run under runs/. Raise UserError if there is no such checkpoint, or if the text is too short or too long.
     """
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
     return render(text_view(loaded, [tokenize(loaded, text)]))

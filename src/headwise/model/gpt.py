@@ -93,7 +93,7 @@ class GPT(nn.Module):
 
         Where the sequences of a batch differ in length, the shorter ones have `padding` [B] tokens before their first,
         which no token attends to and whose own logits are meaningless. With a `cache`, ids are the tokens after those
-        in the cache, and are added to it; give the same padding each time. Raises ValueError for more tokens than
+        in the cache, and are added to it; give the same padding each time. Raise ValueError for more tokens than
         block_size or the cache holds.
         """
         return self.unembed(self.hidden(ids, padding, cache))

@@ -150,7 +150,7 @@ class Sweep:
 
 
 def search(config: SweepConfig) -> None:
-    """Run the sweep that the configuration describes, resume it, or take part in it. Raises UserError, and RunError if
+    """Run the sweep that the configuration describes, resume it, or take part in it. Raise UserError, and RunError if
     all trials failed."""
     silence_lightning()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -175,7 +175,7 @@ def search(config: SweepConfig) -> None:
 
 
 def open_sweep(config: SweepConfig) -> Sweep:
-    """Check the configuration, and open the sweep's study. Raises UserError before anything is written."""
+    """Check the configuration, and open the sweep's study. Raise UserError before anything is written."""
     wanted, folder, space = config.sweep, info_of_job().folder, read_space(config.sweep.space)
     choose("sweep.sampler", wanted.sampler, SAMPLERS)
     choose("sweep.pruner", wanted.pruner, PRUNERS)

@@ -87,7 +87,7 @@ class Dimension:
 
 
 def read_space(space: Mapping[str, Any]) -> list[Dimension]:
-    """Return the dimensions of a space, without keys whose value is null. Raises UserError."""
+    """Return the dimensions of a space, without keys whose value is null. Raise UserError."""
     dimensions = [
         read_choices(key, given) if isinstance(given, list) else Dimension(key, read_range(key, given))
         for key, given in space.items()
@@ -102,7 +102,7 @@ def read_space(space: Mapping[str, Any]) -> list[Dimension]:
 
 
 def read_choices(key: str, given: list) -> Dimension:
-    """Return a list of choices as a dimension. Raises UserError."""
+    """Return a list of choices as a dimension. Raise UserError."""
     require(bool(given), f"sweep.space: {key}=[] holds no choices")
     require(len(set(map(repr, given))) == len(given), f"sweep.space: {key}={given} holds a choice twice")
     choices: dict[Plain, list[str]] = {}
@@ -118,7 +118,7 @@ def read_choices(key: str, given: list) -> Dimension:
 
 
 def read_range(key: str, given: Any) -> IntDistribution | FloatDistribution:
-    """Return a range given as {low, high, log, step}. Raises UserError. `high` becomes the last of the steps."""
+    """Return a range given as {low, high, log, step}. Raise UserError. `high` becomes the last of the steps."""
     form = "a list of choices, or {low: ..., high: ...} with log or step"
     require(isinstance(given, Mapping), f"sweep.space: {key}={given} must be {form}")
     try:
@@ -148,7 +148,7 @@ def combinations(space: list[Dimension]) -> int | None:
 
 
 def grid(space: list[Dimension]) -> list[dict[str, Plain]]:
-    """Return every combination, as Optuna's parameters. Raises UserError for a range without steps."""
+    """Return every combination, as Optuna's parameters. Raise UserError for a range without steps."""
     values = []
     for dimension in space:
         numbers = dimension.values()

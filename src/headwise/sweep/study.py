@@ -125,7 +125,7 @@ class SharedStudy:
 def open_study(
     journal: Path, config: SweepConfig, space: list[Dimension], points: list[dict[str, Plain]] | None
 ) -> SharedStudy:
-    """Open the study in a journal, or create both, with a waiting trial for each of a grid's `points`. Raises UserError
+    """Open the study in a journal, or create both, with a waiting trial for each of a grid's `points`. Raise UserError
     for another sweep's journal and for other files."""
     now = {key: attrgetter(key)(config) for key, _ in schema_fields(config) if not key.startswith(CHANGEABLE)}
     unreadable = f"{journal} cannot be read as the journal of a sweep; move it away"

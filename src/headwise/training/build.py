@@ -72,7 +72,7 @@ def compiler_works(device: torch.device) -> bool:
     except Exception as error:  # whatever the platform lacks, training continues without it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         say(f"compile: no compiler works here ({reason}); training without")
-        torch._dynamo.reset()
+        torch.compiler.reset()
         return False
     return True
 
@@ -131,7 +131,7 @@ def build_trainer(
     callbacks: list[L.Callback] | None = None,
     logger: Logger | None = None,
 ) -> L.Trainer:
-    """Return Lightning's Trainer with the configuration's flags. It counts steps, in one long epoch. Raises UserError
+    """Return Lightning's Trainer with the configuration's flags. It counts steps, in one long epoch. Raise UserError
     for flags that Lightning refuses."""
     from headwise.distributed.strategies import trainer_flags
 

@@ -157,7 +157,7 @@ def training_flops(run: RunConfig) -> float:
 
 def initial_model_config(wanted: GPTConfig, initial: GPTConfig, overrides: list[str], where: str | Path) -> GPTConfig:
     """Return the configuration of a model that starts from another one's weights: the initial model's kinds and sizes,
-    the wanted dropout, and the wanted block_size if it is shorter. Raises UserError for `overrides` that ask for
+    the wanted dropout, and the wanted block_size if it is shorter. Raise UserError for `overrides` that ask for
     another model or tokenizer; `where` names the initial model."""
     given = {override.split("=")[0].lstrip("+") for override in overrides}
     for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
@@ -178,7 +178,7 @@ def initial_model_config(wanted: GPTConfig, initial: GPTConfig, overrides: list[
 
 
 def checkpoint_to_resume(config: TrainConfig, folder: Path) -> Path | None:
-    """Return the checkpoint to resume from, or None for a new run. Raises UserError if there is no such checkpoint, or
+    """Return the checkpoint to resume from, or None for a new run. Raise UserError if there is no such checkpoint, or
     a new run's folder already holds a run."""
     last = folder / "checkpoints" / "last.ckpt"
     if config.resume == "auto":

@@ -179,7 +179,7 @@ def read_checkpoint(config: TrainConfig, folder: Path, is_first: bool) -> tuple[
 
 def load_initial_model(config: TrainConfig, resume_from: Path | None, overrides: list[str]) -> Checkpoint | None:
     """Return the model of init_from, with the run's dropout and block_size, and its tokenizer; None without init_from.
-    Raises UserError for overrides that ask for another model."""
+    Raise UserError for overrides that ask for another model."""
     if not config.init_from:
         return None
     where = resume_from or config.init_from
