@@ -34,13 +34,16 @@ def records(path):
             yield record
 
 
-def wait_until_complete(path):
-    """Wait for the client's background service to have written the record that ends the run."""
-    for _ in range(200):
-        if any(record.WhichOneof("record_type") == "exit" for record in records(path)):
-            return path
+def offline_log(folder):
+    """Return the log of a run folder's one offline run, which the client's background service completes after a while:
+    its last record ends the run."""
+    for _ in range(600):
+        for path in folder.glob("wandb/offline-run-*/*.wandb"):
+            begun = path.stat().st_size >= HEADER
+            if begun and any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+                return path
         time.sleep(0.05)
-    raise AssertionError(f"{path} has no end")
+    raise AssertionError(f"{folder}/wandb has no complete log")
 
 
 def as_dict(items):

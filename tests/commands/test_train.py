@@ -11,7 +11,7 @@ from PIL import Image
 
 from headwise.checkpoint import load
 from tests.read_wandb import config as wandb_config
-from tests.read_wandb import history
+from tests.read_wandb import history, offline_log
 from tests.small import (
     STEPS,
     TINY,
@@ -72,7 +72,7 @@ def test_metrics_csv_has_a_row_per_logged_step_and_validates_the_last_one(run):
 
 def test_offline_wandb_run_holds_pictures_and_numbers_at_their_steps(run):
     _, folder, _ = run
-    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    log = offline_log(folder)
     moments = list(history(log))
     maps = {m["trainer/global_step"]: m for m in moments if "attn/maps/prompt_1" in m}
     assert sorted(maps) == [0, 1, 4, 5, 10]

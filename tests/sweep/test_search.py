@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.read_wandb import records, wait_until_complete
+from tests.read_wandb import offline_log, records
 from tests.sweep.small import start_sweep, sweep_here, table
 
 LR = "sweep.space={optimizer.lr: {low: 1e-3, high: 1e-1, log: true}}"
@@ -143,8 +143,7 @@ def test_pruner_stops_bad_trials_early_and_good_ones_not(tmp_path):
     assert float(rows[1]["val_loss"]) == reported.value == reported.intermediate_values[2]
     assert (tmp_path / "out/1/checkpoints/last.ckpt").exists()
     for number, rate in enumerate(("0.03", "1e-06", "1e-07")):
-        (log,) = (tmp_path / "out" / str(number)).glob("wandb/offline-run-*/*.wandb")
-        found = list(records(wait_until_complete(log)))
+        found = list(records(offline_log(tmp_path / "out" / str(number))))
         run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
         assert (run.run_group, run.display_name) == ("out", f"{number} lr={rate}")
         assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [0]  # pruned is no failure

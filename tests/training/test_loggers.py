@@ -1,5 +1,6 @@
 """Loggers: W&B without an account and without a network, TensorBoard, none."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from headwise.config import LoggerConfig
 from headwise.errors import UserError
 from headwise.training.loggers import close_logger, log_step, make_logger, validate_logger, wandb_run_path
-from tests.read_wandb import history, metrics, wait_until_complete
+from tests.read_wandb import history, metrics, offline_log
 
 
 @pytest.fixture
@@ -27,12 +28,7 @@ def picture(folder):
 
 
 def logged(folder):
-    return history(log_of(folder))
-
-
-def log_of(folder):
-    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
-    return wait_until_complete(log)
+    return history(offline_log(folder))
 
 
 def test_wandb_is_offline_without_an_account_and_names_the_command_that_uploads(tmp_path, without_account):
@@ -40,7 +36,7 @@ def test_wandb_is_offline_without_an_account_and_names_the_command_that_uploads(
     log_step([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
     assert wandb_run_path(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
     close_logger(logger, failed=False)
-    assert {m.glob_name: m.step_metric for m in metrics(log_of(tmp_path))}["*"] == "trainer/global_step"
+    assert {m.glob_name: m.step_metric for m in metrics(offline_log(tmp_path))}["*"] == "trainer/global_step"
     (row,) = logged(tmp_path)
     assert (row["a"], row["trainer/global_step"]) == (0.5, 7)
 
@@ -60,6 +56,16 @@ def test_wandb_that_cannot_start_logs_offline_and_prints_one_line(tmp_path, with
     close_logger(logger, failed=False)
     assert "headwise: W&B could not start (no network); logging offline\n" in capsys.readouterr().err
     assert [row["a"] for row in logged(tmp_path)] == [1.0]
+
+
+def test_wandb_run_of_a_process_that_has_changed_folders_is_in_its_own_folder(tmp_path, without_account, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name / "run").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        logger = make_logger(LoggerConfig(), Path("run"), {})
+        log_step([logger], 1, {"a": 1.0}, {})
+        close_logger(logger, failed=False)
+        assert [row["a"] for row in logged(tmp_path / name / "run")] == [1.0]
 
 
 @pytest.mark.parametrize(("mode", "continued"), [("online", "run-20260102_030405-x7y8"), ("offline", None)])

@@ -33,7 +33,7 @@ def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str
         "entity": config.entity,
         "name": name or config.name or folder.name,
         "group": config.name or sweep or folder.name,
-        "dir": folder,
+        "dir": folder.resolve(),  # W&B's service may have been started from another folder, by an earlier run
         "config": run_config,
         "settings": wandb.Settings(init_timeout=20, silent=True),  # the summary names the run's path
     }

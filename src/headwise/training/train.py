@@ -137,6 +137,7 @@ def silence_lightning() -> None:
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec.*",  # Lightning 2.6 calls an interface that torch has renamed
+        ".*smaller than the logging interval.*",  # metrics.csv has a row at every validation anyway
         ".*your dataloader is not resumable.*",  # TrainBatches starts at the trainer's global step
     ):
         warnings.filterwarnings("ignore", message=message)
