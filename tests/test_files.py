@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headwise.errors import UserError
-from headwise.files import CsvTable, atomic_write, write_text
+from headwise.files import CsvTable, atomic_write, shorten, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -59,3 +59,11 @@ def test_a_file_that_cannot_be_written_is_named_as_the_user_named_it(tmp_path):
             write_text(path, "x")
         assert str(path) in (raised.value.filename, raised.value.filename2)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_path_below_the_current_folder_is_shortened_and_another_is_not(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert shorten(tmp_path / "here" / "runs" / "a") == Path("runs/a")
+    assert shorten(tmp_path / "there") == tmp_path / "there"
+    assert shorten(Path("runs/a")) == Path("runs/a")

@@ -25,6 +25,11 @@ def expand_path(text: str, key: str) -> Path:
         raise UserError(f"{key}={text}: {error}") from error
 
 
+def shorten(path: Path) -> Path:
+    """Return the path as a user would write it: relative to the current folder if it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def output_path(text: str, key: str, *endings: str) -> Path:
     """Return the path of a file to be written. Raise UserError, naming `key`, if its name does not end in one of
     `endings` or it could not be written, so that this is known before any work is done."""

@@ -14,6 +14,7 @@ from PIL import Image
 from headwise.config import LoggerConfig
 from headwise.console import say
 from headwise.errors import choose, require
+from headwise.files import shorten
 
 
 def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str | None, sweep: str | None) -> Logger:
@@ -114,7 +115,7 @@ def wandb_run_path(logger: Logger | None) -> str | None:
     run = logger.experiment
     if run.disabled:
         return None
-    return f"offline; with an account: wandb sync {Path(run.dir).parent}" if run.offline else run.url
+    return f"offline; with an account: wandb sync {shorten(Path(run.dir).parent)}" if run.offline else run.url
 
 
 def close_logger(logger: Logger | None, failed: bool) -> None:

@@ -38,7 +38,7 @@ from headwise.data.token_files import TokenFiles, prepare
 from headwise.distributed.processes import rank, rank_zero_first
 from headwise.errors import Pruned
 from headwise.evaluation import evaluate_split
-from headwise.files import locked_folder, write_text
+from headwise.files import locked_folder, shorten, write_text
 from headwise.model.gpt import GPT
 from headwise.training import build
 from headwise.training.lightning_module import TrainingModule
@@ -121,9 +121,7 @@ def train(
 def info_of_job() -> RunInfo:
     """Return the RunInfo of Hydra's job. A run of a multirun is named by its number and the values that vary."""
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())  # as a user would write it
+    folder = shorten(Path(hydra.runtime.output_dir))
     is_multirun = hydra.mode == RunMode.MULTIRUN
     whole = folder.parent if is_multirun else folder
     resume_hint = f"the same command with resume=auto run_dir={whole} continues from its last checkpoint"
