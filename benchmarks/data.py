@@ -32,7 +32,7 @@ from step import seconds
 
 from headwise.config import GPTConfig, OptimizerConfig
 from headwise.data.builtin_texts import python_docs
-from headwise.data.encoding import batches
+from headwise.data.encoding import text_batches
 from headwise.data.sampler import TrainBatches
 from headwise.data.sources import TextSplits, text_source
 from headwise.data.token_files import write_token_files
@@ -93,7 +93,7 @@ def watched(command: list[str], folder: str) -> tuple[float, float]:
 def bench_speed(rounds: int) -> None:
     """Print tokenizing against bare batch encoding: characters a second, and the ratio, the median of the rounds."""
     text = "".join(islice(lines(2), 900_000))[:30_000_000]
-    pieces = [[piece.text for piece in batch.pieces] for batch in batches([("train", Piece(text))])]
+    pieces = [[piece.text for piece in batch.pieces] for batch in text_batches([("train", Piece(text))])]
     print("| tokenizer | tokenizing, million characters a second | bare batch encoding | ratio |\n|---|---|---|---|")
     for kind in ("char", "byte", "bpe"):
         tokenizer, speeds = train_tokenizer(kind, text[:3_000_000], 1024), []

@@ -102,19 +102,19 @@ def find(path_or_name: str | Path | None = None, key: str = "checkpoint", runs: 
     raise UserError(f"{key}={given} is a folder without checkpoints/best.ckpt, last.ckpt or config.json; {remedy}")
 
 
-def download_model(name: str, key: str, wanted: list[str], remedy: str) -> Path:
-    """Return the local folder of the Hub's model `name`, with its files `wanted`; they are downloaded unless all are
-    there. Raise UserError, naming `key`, if that fails."""
+def download_model(name: str, key: str, files: list[str], remedy: str) -> Path:
+    """Return a local folder with the files of the Hub's model `name` that match the patterns `files`. They are
+    downloaded unless all are there. Raise UserError, naming `key`, if that fails."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if has_model_files(folder, wanted):
+        folder = Path(snapshot_download(name, allow_patterns=files, local_files_only=True))
+        if has_model_files(folder, files):
             return folder
     except (OSError, ValueError):
         say(f"{key}={name} is not a file or folder; looking for a model of that name on the Hub")
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
+        return Path(snapshot_download(name, allow_patterns=files, etag_timeout=5))
     except (OSError, ValueError) as error:  # ValueError: no name that the Hub could have
         why = str(error).strip().splitlines()[0]
         raise UserError(
@@ -122,10 +122,10 @@ def download_model(name: str, key: str, wanted: list[str], remedy: str) -> Path:
         ) from error
 
 
-def has_model_files(folder: Path, wanted: list[str]) -> bool:
+def has_model_files(folder: Path, files: list[str]) -> bool:
     """Return whether a tokenizer or all files of a model are there; another program may have downloaded only some."""
-    if wanted is TOKENIZER_FILES:
-        return any((folder / name).is_file() for name in wanted)
+    if files is TOKENIZER_FILES:
+        return any((folder / name).is_file() for name in files)
     index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
     if index.is_file():
         weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()

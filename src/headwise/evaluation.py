@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from headwise.checkpoint import Checkpoint, load
 from headwise.config import DataConfig
 from headwise.console import say
-from headwise.data.encoding import batches
+from headwise.data.encoding import text_batches
 from headwise.data.sampler import ValBatches
 from headwise.data.sources import TextSource, open_text, text_of_files
 from headwise.data.token_files import TokenFiles
@@ -94,7 +94,7 @@ def evaluate_text(model: GPT, tokenizer: Tokenizer, text: str | TextSource, what
     `what`, if the tokenizer cannot encode it or it has fewer than two tokens."""
     pieces = iter([Piece(text, ends_document=True)]) if isinstance(text, str) else text.read()
     encoded, size = [], 0
-    for batch in batches(("val", piece) for piece in pieces):
+    for batch in text_batches(("val", piece) for piece in pieces):
         encoded.append(tokenizer.encode_pieces(batch.pieces, np.dtype("u4"), batch.start, what))
         size += sum(len(piece.text.encode()) for piece in batch.pieces)
     ids = np.concatenate(encoded)

@@ -62,7 +62,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill: renamed to `path` when the block ends, or removed after an error. Raises
+    """Yield a temporary folder to fill: renamed to `path` when the block ends, or removed after an error. Raise
     OSError if `path` exists and is not empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

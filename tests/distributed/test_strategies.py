@@ -60,8 +60,7 @@ def windows(tokens, step, devices, batch, accumulate):
     """The first tokens of a step's windows, for each device."""
     seen = []
     for rank in range(devices):
-        source = TrainBatches(tokens, 17, batch, seed=3, accumulate=accumulate)
-        source.rank, source.devices = rank, devices
+        source = TrainBatches(tokens, 17, batch, seed=3, accumulate=accumulate, rank=rank, devices=devices)
         seen.append([int(start) for inputs, _ in source.steps(step, step + 1) for start in inputs[:, 0]])
     return seen
 

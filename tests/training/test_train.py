@@ -15,7 +15,7 @@ from headwise.config import TrainConfig
 from headwise.errors import Pruned, UserError
 from headwise.files import locked_folder
 from headwise.launch import compose
-from headwise.training.train import RunInfo, load_initial_model, train, validate_run
+from headwise.training.train import RunInfo, devices_of_run, load_initial_model, train
 from tests.small import STEPS, TEXT
 
 
@@ -110,11 +110,10 @@ def test_load_initial_model_has_the_runs_dropout_and_a_shorter_block_size(run):
         load_initial_model(config, None, ["model.block_size=64"])
 
 
-def test_validate_run_gives_the_devices():
+def test_devices_of_run_are_those_of_the_trainer_keys_and_must_divide_the_batch():
     config = TrainConfig(run_dir="nowhere")
-    config.trainer.accelerator, config.logger.kind = "cpu", "none"
-    devices = validate_run(config)
-    assert (devices.world_size, devices.is_global_zero, devices.strategy.root_device.type) == (1, True, "cpu")
+    config.trainer.accelerator = "cpu"
+    assert devices_of_run(config) == (torch.device("cpu"), 1, True)
     config.data.global_batch_size = 33
     with pytest.raises(UserError, match=r"data\.global_batch_size=33 is not divisible"):
-        validate_run(config)
+        devices_of_run(config)

@@ -57,8 +57,9 @@ class TextDataModule(L.LightningDataModule):
         val_tokens: int | None = None,
         steps_per_epoch: int | None = None,
     ) -> TextDataModule:
-        """Return the data module of a text that is prepared already. `val_tokens`: validate on the first so many;
-        `steps_per_epoch`: None: as many optimizer steps as the text fills."""
+        """Return the data module of a text that is prepared already. Validation uses the first `val_tokens` tokens of
+        the validation split, by default all. An epoch has `steps_per_epoch` optimizer steps, by default as many as
+        the text fills."""
         data = cls("", "char", block_size, batch_size, seed, val_tokens=val_tokens)
         data.token_files, data.steps_per_epoch = token_files, steps_per_epoch
         data.setup()
@@ -83,19 +84,25 @@ class TextDataModule(L.LightningDataModule):
         require(fits, f"model.block_size={self.block_size} must be below the {len(train)} tokens of the training text")
         require(len(val) >= 2, f"the validation text is {len(val)} token long; give more text or data.val_path")
         val_tokens = self.data_config.val_tokens
-        self.train = TrainBatches(train, self.block_size, self.data_config.batch_size, self.seed)
-        self.train.steps_per_epoch = self.steps_per_epoch
-        self.val = ValBatches(val[: val_tokens + 1] if val_tokens else val, self.block_size, self.tokenizer.vocab_size)
+        self.train_tokens, self.val_tokens = train, val[: val_tokens + 1] if val_tokens else val
 
     def train_dataloader(self) -> TrainBatches:
         trainer = self.trainer
         assert trainer is not None
-        self.train.accumulate = trainer.accumulate_grad_batches
-        self.train.rank, self.train.devices = trainer.global_rank, trainer.world_size
-        self.train.next_step = lambda: trainer.global_step
-        return self.train
+        return TrainBatches(
+            self.train_tokens,
+            self.block_size,
+            self.data_config.batch_size,
+            self.seed,
+            trainer.accumulate_grad_batches,
+            trainer.global_rank,
+            trainer.world_size,
+            self.steps_per_epoch,
+            next_step=lambda: trainer.global_step,
+        )
 
     def val_dataloader(self) -> ValBatches:
-        assert self.trainer is not None
-        self.val.rank, self.val.devices = self.trainer.global_rank, self.trainer.world_size
-        return self.val
+        trainer = self.trainer
+        assert trainer is not None
+        vocab_size = self.tokenizer.vocab_size
+        return ValBatches(self.val_tokens, self.block_size, vocab_size, trainer.global_rank, trainer.world_size)

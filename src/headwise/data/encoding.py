@@ -1,7 +1,7 @@
 """Make a tokenizer from a text, collect pieces of the text in batches, and encode batches in parallel.
 
     tokenizer = learn_tokenizer(text, "bpe", vocab_size=1024)
-    for batch, ids in encode_batches(batches(text.read()), tokenizer, np.dtype("<u2"), num_proc=4):
+    for batch, ids in encode_batches(text_batches(text.read()), tokenizer, np.dtype("<u2"), num_proc=4):
         ...     # in the order of the batches
 
 `tokenizers` uses all cores by itself; two threads keep them busy while lists of ids are converted to arrays. Processes
@@ -80,7 +80,7 @@ class TextBatch(NamedTuple):
         return sum(len(piece.text) for piece in self.pieces)
 
 
-def batches(pieces: Iterable[tuple[str, Piece]]) -> Iterator[TextBatch]:
+def text_batches(pieces: Iterable[tuple[str, Piece]]) -> Iterator[TextBatch]:
     """Yield pieces, each given with its split, in batches of about BATCH characters. The batches of one split are the
     same wherever pieces of the other come between them."""
     waiting: dict[str, list[Piece]] = {}

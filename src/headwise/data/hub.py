@@ -76,10 +76,10 @@ def load_rows(data: DataConfig, split: str, revision: str | None) -> Any:
     import datasets
 
     datasets.logging.set_verbosity_error()
-    wanted = f"data.name={data.name}"
+    key = f"data.name={data.name}"
     require(
         revision is not None or not data.streaming,
-        f"{wanted} data.streaming=true needs the Hub; without it, give data=files data.path=FOLDER data.column="
+        f"{key} data.streaming=true needs the Hub; without it, give data=files data.path=FOLDER data.column="
         f"{data.column} with a copy of the files",
     )
     try:
@@ -89,13 +89,13 @@ def load_rows(data: DataConfig, split: str, revision: str | None) -> Any:
             )
     except ConnectionError as error:
         raise UserError(
-            f"{wanted} can be loaded neither from the Hub nor from a copy in {datasets.config.HF_DATASETS_CACHE}; "
+            f"{key} can be loaded neither from the Hub nor from a copy in {datasets.config.HF_DATASETS_CACHE}; "
             f"download it with a network connection (hf download {data.name} --repo-type dataset --local-dir FOLDER) "
             f"and give data=files data.column={data.column} with data.path and data.val_path for its files"
         ) from error
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         why = " ".join(str(error).split())
-        raise UserError(f"{wanted} data.config={data.config} split {split}: {why}") from error
+        raise UserError(f"{key} data.config={data.config} split {split}: {why}") from error
 
 
 @contextmanager
@@ -123,8 +123,8 @@ def read_rows(rows: Any, data: DataConfig, split: str) -> Iterator[Piece]:
                 number += 1
                 yield from row_document(value, f"{what} row {number}, {data.column},")
 
-    wanted = first_documents(documents(), data.max_documents)
-    yield from join_rows(wanted) if data.join_rows else wanted
+    chosen = first_documents(documents(), data.max_documents)
+    yield from join_rows(chosen) if data.join_rows else chosen
 
 
 def download(url: str, file: Path) -> None:

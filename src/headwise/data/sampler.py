@@ -4,8 +4,8 @@
     for inputs, targets in batches:     # int64 [B, T]; targets are the next tokens
 
 The windows of a step are a function of (seed, step) and of nothing else: a resumed run sees the same windows as an
-uninterrupted one, and no state is saved. In an epoch every window is used once; windows lie side by side from a random
-first token, in a pseudo-random order that is computed, not stored.
+uninterrupted one, and no state is saved. In a pass over the text every window is used once; windows lie side by side
+from a random first token, in a pseudo-random order that is computed, not stored.
 
 The batches are plain iterables, not a DataLoader: a batch is one indexed read of a memory map, too little work for
 worker processes.
@@ -69,17 +69,19 @@ def open_tokens(files: list[Path], dtype: str) -> Tokens:
 
 def window_starts(seed: int, step: int, n_tokens: int, window: int, batch: int) -> np.ndarray:
     """Return the first positions of the `batch` windows of a step, [batch] int64. Adjacent windows share one token, the
-    last of one and the first of the next, so that each token is predicted once in an epoch."""
+    last of one and the first of the next, so that in a pass over the text each token is predicted once, except for less
+    than two windows of tokens at the ends of the text."""
     stride = window - 1
-    per_epoch = max(1, (n_tokens - window) // stride)
-    slack = n_tokens - window - (per_epoch - 1) * stride
-    count = step * batch + np.arange(batch)  # windows used before each one, over all epochs
+    per_pass = max(1, (n_tokens - window) // stride)
+    slack = n_tokens - window - (per_pass - 1) * stride
+    index = step * batch + np.arange(batch)  # of each window among all that training uses
     starts = np.empty(batch, dtype=np.int64)
-    for epoch in np.unique(count // per_epoch):
-        here = count // per_epoch == epoch
-        rng = np.random.default_rng((seed, int(epoch)))
-        first, keys = rng.integers(slack + 1), rng.integers(1 << 32, size=ROUNDS, dtype=np.uint64)
-        starts[here] = first + stride * permuted(count[here] % per_epoch, per_epoch, keys)
+    for text_pass in np.unique(index // per_pass):
+        here = index // per_pass == text_pass
+        rng = np.random.default_rng((seed, int(text_pass)))
+        first = rng.integers(slack + 1)
+        keys = rng.integers(1 << 32, size=ROUNDS, dtype=np.uint64)
+        starts[here] = first + stride * permuted(index[here] % per_pass, per_pass, keys)
     return starts
 
 
@@ -107,20 +109,28 @@ def windows_at(tokens: Tokens, starts: np.ndarray, window: int) -> np.ndarray:
 
 
 class TrainBatches:
-    """The micro-batches of one epoch, from the step that `next_step()` gives to the epoch's end. A step has
-    `accumulate` micro-batches for each of `devices`; this iterable yields those of device `rank`."""
+    """The micro-batches of one epoch of Lightning's, from the step that `next_step()` returns to the epoch's end.
 
-    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int, accumulate: int = 1):
+    A step has `accumulate` micro-batches for each of `devices`; this iterable yields those of device `rank`. An epoch
+    has `n_steps` optimizer steps, by default as many as the tokens fill.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        devices: int = 1,
+        n_steps: int | None = None,
+        next_step: Callable[[], int] = lambda: 0,
+    ):
         self.tokens, self.window, self.batch_size, self.seed = tokens, block_size + 1, batch_size, seed
-        self.accumulate, self.rank, self.devices = accumulate, 0, 1
-        self.steps_per_epoch: int | None = None  # None: as many as the tokens fill
-        self.next_step: Callable[[], int] = lambda: 0
-
-    @property
-    def n_steps(self) -> int:
-        """Return the optimizer steps of an epoch."""
-        tokens_per_step = self.batch_size * self.accumulate * self.devices * (self.window - 1)
-        return self.steps_per_epoch or max(1, len(self.tokens) // tokens_per_step)
+        self.accumulate, self.rank, self.devices, self.next_step = accumulate, rank, devices, next_step
+        tokens_per_step = batch_size * accumulate * devices * block_size
+        self.n_steps = n_steps or max(1, len(tokens) // tokens_per_step)
 
     def __len__(self) -> int:
         return self.n_steps * self.accumulate
@@ -132,12 +142,12 @@ class TrainBatches:
     def steps(self, first: int, stop: int) -> Iterator[Batch]:
         """Yield the micro-batches of the steps from `first` on, before `stop`."""
         per_step = self.accumulate * self.devices
-        chunk, starts = -1, np.empty((0, 0, 0), dtype=np.int64)
+        shape = (STEPS_AHEAD, per_step, self.batch_size)
+        group, starts = -1, np.empty(shape, dtype=np.int64)
         for step in range(first, stop):
-            if step // STEPS_AHEAD != chunk:  # window_starts gives the same windows however many it gives at a time
-                chunk = step // STEPS_AHEAD
-                shape = (STEPS_AHEAD, per_step, self.batch_size)
-                starts = window_starts(self.seed, chunk, len(self.tokens), self.window, math.prod(shape)).reshape(shape)
+            if step // STEPS_AHEAD != group:
+                group = step // STEPS_AHEAD  # a group of steps uses the windows of one step with a larger batch
+                starts = window_starts(self.seed, group, len(self.tokens), self.window, math.prod(shape)).reshape(shape)
             for micro in starts[step % STEPS_AHEAD, self.rank :: self.devices]:
                 tokens = torch.from_numpy(windows_at(self.tokens, micro, self.window))
                 yield tokens[:, :-1], tokens[:, 1:]
@@ -148,11 +158,10 @@ class ValBatches:
     last window are IGNORE. Device `rank` of `devices` gets every devices-th batch, and a batch without targets where
     none is left, so that all devices get the same number."""
 
-    def __init__(self, tokens: Tokens, block_size: int, vocab_size: int):
-        self.tokens, self.block_size = tokens, block_size
+    def __init__(self, tokens: Tokens, block_size: int, vocab_size: int, rank: int = 0, devices: int = 1):
+        self.tokens, self.block_size, self.rank, self.devices = tokens, block_size, rank, devices
         self.rows = max(1, min(VAL_TOKENS, VAL_LOGITS // vocab_size) // block_size)
         self.windows = -(-(len(tokens) - 1) // block_size)
-        self.rank, self.devices = 0, 1
 
     def __len__(self) -> int:
         return -(-self.windows // (self.rows * self.devices))
@@ -166,8 +175,8 @@ class ValBatches:
         rows = min(self.rows, self.windows - index * self.rows)
         if rows <= 0:
             return torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), IGNORE)
-        chunk = torch.from_numpy(self.tokens[first : first + rows * self.block_size + 1].astype(np.int64))
-        missing = rows * self.block_size + 1 - len(chunk)
-        inputs = torch.cat((chunk[:-1], chunk.new_zeros(missing)))
-        targets = torch.cat((chunk[1:], chunk.new_full((missing,), IGNORE)))
+        tokens = torch.from_numpy(self.tokens[first : first + rows * self.block_size + 1].astype(np.int64))
+        missing = rows * self.block_size + 1 - len(tokens)
+        inputs = torch.cat((tokens[:-1], tokens.new_zeros(missing)))
+        targets = torch.cat((tokens[1:], tokens.new_full((missing,), IGNORE)))
         return inputs.view(rows, -1), targets.view(rows, -1)

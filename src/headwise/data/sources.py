@@ -33,17 +33,17 @@ MAX_NAMED = 10  # bad files that a message names
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text that can be read repeatedly, and what is known of it without reading; None: unknown."""
+    """A text that can be read repeatedly, and what is known about it before it is read; None where it is not known."""
 
     read: Callable[[], Iterator[Piece]]
     fingerprint: str  # changes with the content
-    characters: int | None = None  # exact or, for part of the documents, about
+    characters: int | None = None  # exact, or an estimate for a part that split_by_documents made
     documents: int | None = None
-    alphabet: str | None = None  # its distinct characters, or more
+    alphabet: str | None = None  # its distinct characters; for a part of a text, those of the whole text
     check_unchanged: Callable[[], None] = lambda: None  # raises UserError if the text is no longer what it was
 
     def as_string(self) -> str:
-        """Return the text, which is known to be short, without the ends of its documents."""
+        """Return the whole text as one string, with nothing between its documents; meant for short texts."""
         return "".join(piece.text for piece in self.read())
 
 
@@ -66,7 +66,7 @@ def scan_text(read: Callable[[], Iterator[Piece]], progress: Callable[[int], Non
     """Return a text with all that can be known of it, from one pass. `progress` is called with the characters read."""
     characters, documents, digest = 0, 0, hashlib.sha256()
     alphabet: set[str] = set()
-    known_ascii = b""  # which are deleted first, since distinct() is slow
+    known_ascii = b""  # ASCII characters of `alphabet`, removed first because distinct() is slow
     for text, ends_document in read():
         characters += len(text)
         raw = text.encode("utf-8", "surrogatepass")
@@ -164,6 +164,7 @@ def split_by_documents(text: TextSource, fraction: float) -> TextSplits:
                 index += 1
 
     n_train, n_val = (text.characters and int(text.characters * part) for part in (1 - fraction, fraction))
+    # True and False name the two parts in the fingerprints of version 0.1, whose runs can still be resumed.
     train = part_of(text, read, "train", f"{fraction} True", n_train)
     return TextSplits(train, part_of(text, read, "val", f"{fraction} False", n_val), read)
 
@@ -199,8 +200,8 @@ def text_of_files(data: DataConfig, path: str, key: str = "data.path", without: 
     if bad:
         more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
         problem = f"{key}={path}: {'; '.join([*bad.values()][:MAX_NAMED])}{more}"
-        several = len(found) > 1 and key != "--data"
-        advice = "; repair them, or leave them out with data.skip_bad=true" if several else ""
+        can_skip = len(found) > 1 and key.startswith("data.")  # a command without Hydra keys has no data.skip_bad
+        advice = "; repair them, or leave them out with data.skip_bad=true" if can_skip else ""
         require(data.skip_bad and len(bad) < len(found), f"{problem}{advice}")
         say(f"{problem}; left out")
     good = [file for file in found if str(file) not in bad]

@@ -10,8 +10,8 @@ another text or setting finds another folder:
     tokenizer.json
     manifest.json                               what made them, counts, a checksum of every file; written last
 
-While they are written the folder is a hidden one, locked by one process. After an interruption the next preparation
-continues after the last complete file of each split.
+While they are written the folder is a hidden one, locked by one process, and shards.json in it lists the complete
+files. After an interruption the next preparation continues after the last complete file of each split.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from headwise.checkpoint import open_tokenizer
 from headwise.config import DataConfig, TokenizerConfig
 from headwise.console import Progress, say
-from headwise.data.encoding import TextBatch, batches, encode_batches, learn_tokenizer
+from headwise.data.encoding import TextBatch, encode_batches, learn_tokenizer, text_batches
 from headwise.data.sampler import Tokens, open_tokens
 from headwise.data.sources import TextSplits, open_text
 from headwise.errors import UserError, require
@@ -43,7 +43,7 @@ FORMAT = 3  # raise it when the meaning of these files changes
 SPLITS = ("train", "val")
 MANIFEST_KEYS = {"text", "cut", "documents", "tokens", "characters", "bytes", "dtype", "vocab_size", "shards", "files"}
 SHARD = 1 << 27  # tokens of a file, or a few more
-CHUNK = 1 << 22  # tokens read at a time
+READ_TOKENS = 1 << 22  # tokens read at a time by TokenFiles.chunks
 
 
 class TokenFiles:
@@ -68,7 +68,7 @@ class TokenFiles:
         stay in memory."""
         for file in self.files(split):
             with file.open("rb") as raw:
-                while len(tokens := np.fromfile(raw, dtype=self.manifest["dtype"], count=CHUNK)):
+                while len(tokens := np.fromfile(raw, dtype=self.manifest["dtype"], count=READ_TOKENS)):
                     yield tokens
 
     def files(self, split: str) -> list[Path]:
@@ -81,14 +81,14 @@ class TokenFiles:
         return self.manifest["bytes"][split] / self.manifest["tokens"][split]
 
 
-def prepare(data: DataConfig, wanted: TokenizerConfig, tokenizer: Tokenizer | None = None) -> TokenFiles:
-    """Return the text of `data` as tokens: of `tokenizer` if it is given, else of the one that is wanted."""
+def prepare(data: DataConfig, config: TokenizerConfig, tokenizer: Tokenizer | None = None) -> TokenFiles:
+    """Return the text of `data` as tokens: of `tokenizer` if it is given, else of the one that `config` describes."""
     text = open_text(data)
-    if not tokenizer and wanted.kind == "file":
-        tokenizer = open_tokenizer(wanted.path)
+    if not tokenizer and config.kind == "file":
+        tokenizer = open_tokenizer(config.path)
         first = next(piece.text for piece in split_pieces(text.train.read()) if piece.text)
-        tokenizer.check_exact(first, f"tokenizer.path={wanted.path}")
-    return write_token_files(text, wanted.kind, wanted.vocab_size, data.cache_dir, tokenizer, data.num_proc)
+        tokenizer.check_exact(first, f"tokenizer.path={config.path}")
+    return write_token_files(text, config.kind, config.vocab_size, data.cache_dir, tokenizer, data.num_proc)
 
 
 def write_token_files(
@@ -99,37 +99,39 @@ def write_token_files(
     tokenizer: Tokenizer | None = None,
     num_proc: int | None = None,
 ) -> TokenFiles:
-    """Return the token files of a text: those in `cache_dir` if they were made of the same text with the same settings,
-    or new ones, which appear there completely or not at all. `tokenizer`: None: one of `kind` is made of the text."""
+    """Return the token files of a text: those in `cache_dir` if they were made from the same text with the same
+    settings, or new ones, which appear there completely or not at all. Without a `tokenizer` one of `kind` is made
+    from the text."""
     settings = {"format": FORMAT, "tokenizer": kind, "tokenizers": version("tokenizers")}
     if tokenizer:
         settings["tokenizer"] = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
     elif kind == "bpe":
         settings["vocab_size"] = vocab_size
-    made_of = {"settings": settings, "text": {"train": text.train.fingerprint, "val": text.val.fingerprint}}
-    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    folder, partial = Path(cache_dir) / key, Path(cache_dir) / f".{key}"
+    identity = {"settings": settings, "text": {"train": text.train.fingerprint, "val": text.val.fingerprint}}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(cache_dir) / key
+    unfinished = Path(cache_dir) / f".{key}"
     if is_complete(folder):
         return TokenFiles(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked_file(partial.with_suffix(".lock"), "another process is preparing this text; waiting for it"):
+    with locked_file(unfinished.with_suffix(".lock"), "another process is preparing this text; waiting for it"):
         if is_complete(folder):  # another process has just written it
             return TokenFiles(folder)
         if folder.exists():
             say(f"{folder} is damaged; tokenizing the text again")
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         try:
-            made = saved_tokenizer(partial)
-            if not made:
-                shutil.rmtree(partial, ignore_errors=True)
-                made = tokenizer or learn_tokenizer(text, kind, vocab_size)
-                write_text(partial / "tokenizer.json", made.to_json())
-            write_manifest(partial, made_of, made, write_shards(partial, text, made, num_proc))
+            used = saved_tokenizer(unfinished)
+            if not used:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                used = tokenizer or learn_tokenizer(text, kind, vocab_size)
+                write_text(unfinished / "tokenizer.json", used.to_json())
+            write_manifest(unfinished, identity, used, write_shards(unfinished, text, used, num_proc))
         except Exception as error:
-            if isinstance(error, UserError) or not finished_shards(partial):
-                shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, UserError) or not finished_shards(unfinished):
+                shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        partial.rename(folder)
+        unfinished.rename(folder)
         (folder / "shards.json").unlink()
     return TokenFiles(folder)
 
@@ -151,10 +153,10 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def saved_tokenizer(partial: Path) -> Tokenizer | None:
+def saved_tokenizer(unfinished: Path) -> Tokenizer | None:
     """Return the tokenizer of an interrupted preparation, or None."""
     try:
-        return Tokenizer.from_json((partial / "tokenizer.json").read_text(encoding="utf-8"))
+        return Tokenizer.from_json((unfinished / "tokenizer.json").read_text(encoding="utf-8"))
     except Exception:  # there is none, or a damaged one, for which tokenizers raises nothing more specific
         return None
 
@@ -210,20 +212,20 @@ class ShardWriter:
         self.shard = None
 
 
-def finished_shards(partial: Path) -> list[Shard]:
+def finished_shards(unfinished: Path) -> list[Shard]:
     """Return the files that an interrupted preparation completed, up to the first that is damaged."""
     try:
-        shards = [Shard(**shard) for shard in json.loads((partial / "shards.json").read_text(encoding="utf-8"))]
-        return list(takewhile(lambda shard: checksum(partial / shard.file) == shard.sha256, shards))
+        shards = [Shard(**shard) for shard in json.loads((unfinished / "shards.json").read_text(encoding="utf-8"))]
+        return list(takewhile(lambda shard: checksum(unfinished / shard.file) == shard.sha256, shards))
     except (OSError, ValueError, TypeError):
         return []
 
 
-def write_shards(partial: Path, text: TextSplits, tokenizer: Tokenizer, num_proc: int | None) -> list[Shard]:
-    """Encode both splits in one pass over the text into files of the folder, except those that are finished. Raises
+def write_shards(unfinished: Path, text: TextSplits, tokenizer: Tokenizer, num_proc: int | None) -> list[Shard]:
+    """Encode both splits in one pass over the text into files of the folder, except those that are finished. Raise
     UserError if the text changes meanwhile."""
-    finished = finished_shards(partial)
-    writers = {split: ShardWriter(partial, split, [s for s in finished if s.split == split]) for split in SPLITS}
+    finished = finished_shards(unfinished)
+    writers = {split: ShardWriter(unfinished, split, [s for s in finished if s.split == split]) for split in SPLITS}
     total = None
     if text.train.characters is not None and text.val.characters is not None:
         total = text.train.characters + text.val.characters - sum(shard.characters for shard in finished)
@@ -236,7 +238,7 @@ def write_shards(partial: Path, text: TextSplits, tokenizer: Tokenizer, num_proc
         text.train.check_unchanged()
         text.val.check_unchanged()
         so_far = [asdict(shard) for writer in writers.values() for shard in writer.finished]
-        write_text(partial / "shards.json", json.dumps(so_far))
+        write_text(unfinished / "shards.json", json.dumps(so_far))
 
     todo = unfinished_batches(text, finished)
     for batch, ids in encode_batches(todo, tokenizer, dtype_of(tokenizer), num_proc):
@@ -255,15 +257,16 @@ def unfinished_batches(text: TextSplits, finished: list[Shard]) -> Iterator[Text
     left = Counter[str]()
     for shard in finished:
         left[shard.split] += shard.batches
-    for batch in batches(text.read()):
+    for batch in text_batches(text.read()):
         if left[batch.split] > 0:
             left[batch.split] -= 1
         else:
             yield batch
 
 
-def write_manifest(partial: Path, made_of: dict, tokenizer: Tokenizer, shards: list[Shard]) -> None:
-    """Describe the files of the folder, which are complete."""
+def write_manifest(unfinished: Path, identity: dict, tokenizer: Tokenizer, shards: list[Shard]) -> None:
+    """Write manifest.json, which describes the complete files of the folder. `identity` is what the folder's name is a
+    hash of."""
     totals: dict[str, dict[str, int]] = {name: {} for name in ("documents", "tokens", "characters", "bytes")}
     for split in SPLITS:
         mine = [shard for shard in shards if shard.split == split]
@@ -272,11 +275,12 @@ def write_manifest(partial: Path, made_of: dict, tokenizer: Tokenizer, shards: l
             total[split] = sum(getattr(shard, name) for shard in mine)
         if mine[-1].ends_inside_document:  # both splits have a part of it
             totals["documents"][split] += 1
-    sums = {shard.file: shard.sha256 for shard in shards} | {"tokenizer.json": checksum(partial / "tokenizer.json")}
-    stats = {name: (partial / name).stat() for name in sums}
+    sums = {shard.file: shard.sha256 for shard in shards} | {"tokenizer.json": checksum(unfinished / "tokenizer.json")}
+    stats = {name: (unfinished / name).stat() for name in sums}
     manifest = {
-        **made_of,
+        **identity,
         **totals,
+        # whether the validation split begins inside a document
         "cut": [shard for shard in shards if shard.split == "train"][-1].ends_inside_document,
         "versions": {name: version(name) for name in ("headwise", "tokenizers", "numpy")},
         "dtype": dtype_of(tokenizer).str,
@@ -286,7 +290,7 @@ def write_manifest(partial: Path, made_of: dict, tokenizer: Tokenizer, shards: l
             name: {"sha256": sums[name], "stat": [stat.st_size, stat.st_mtime_ns]} for name, stat in stats.items()
         },
     }
-    write_text(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(unfinished / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype:

@@ -92,7 +92,7 @@ REPEATS_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "duplicate_token": duplicate_token,
     "induction": induction,
 }
-THRESHOLDS = {  # metric -> score above which a head counts as formed, in timelines, counts and descriptions
+THRESHOLDS = {  # metric -> score from which a head counts as one of its kind, in timelines, counts and descriptions
     "previous_token": 0.5,
     "own_token": 0.5,
     "first_token": 0.3,
@@ -157,9 +157,9 @@ def head_description(scores: Mapping[str, float]) -> str:
     shares = {name: scores[name] for name in sorted(ATTENDED_TO.keys() & scores.keys(), key=lambda name: -scores[name])}
     if scores["entropy"] == scores["mean_distance"] == scores["own_token"] == 0:
         return "attends to nothing: all its weights are 0"
-    formed = [f"{ATTENDED_TO[name]}: {share:.0%}" for name, share in shares.items() if share >= THRESHOLDS[name]]
-    if formed:
-        parts = [f"attends to {'; to '.join(formed)}"]
+    targets = [f"{ATTENDED_TO[name]}: {share:.0%}" for name, share in shares.items() if share >= THRESHOLDS[name]]
+    if targets:
+        parts = [f"attends to {'; to '.join(targets)}"]
     elif scores["entropy"] >= EVENLY:
         parts = ["spreads its attention almost evenly over all visible tokens"]
     else:

@@ -1,8 +1,9 @@
 """Masked multi-head self-attention, once written as in a textbook and once for speed.
 
 `reference_attention` and `fused_attention` have the same signature and return the same z (tests/model/test_attention.py
-compares them, forward and backward). Training and generation use the fused one; the reference one names every step and
-returns the attention pattern, so that inspection swaps it in (inspection/hooks.py).
+compares them, forward and backward). Training and generation use the fused one, which for short sequences on a CPU is
+`short_attention`; the reference one names every step and returns the attention pattern, so that inspection swaps it in
+(inspection/hooks.py).
 
 Dimensions: B batch, T tokens (Tq queries, Tk keys), H query heads, G key/value heads (H is a multiple of G),
 D = head_dim, C = n_embd. A query at position i attends to keys 0..i.
@@ -58,9 +59,9 @@ def reference_attention(
 
     q is [B, H, Tq, D], k [B, G, Tk, D] and v [B, G, Tk, Dv]; each key/value head serves H/G query heads (Ainslie et al.
     2023). Keys and values may come from another sequence than the queries: only D must agree. mask is True where a
-    query attends to a key, [Tq, Tk] or anything that broadcasts to [B, H, Tq, Tk]; None is the causal mask.
-    Returns z [B, H, Tq, Dv], the weighted sum of values for each query, and the pattern [B, H, Tq, Tk], whose rows are
-    the weights before dropout. The z of a query without any visible key is zero.
+    query attends to a key, [Tq, Tk] or anything that broadcasts to [B, H, Tq, Tk]; None is the causal mask. The result
+    is z [B, H, Tq, Dv], the weighted sum of values for each query, and the pattern [B, H, Tq, Tk], whose rows are the
+    weights before dropout. The z of a query without any visible key is zero.
     """
     group = q.size(1) // k.size(1)
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # [B, H, Tk, D]

@@ -28,7 +28,7 @@ from headwise.model.position import POSITIONS, Angles, NoPosition
 from headwise.validation import validate_model
 
 IGNORE = -100  # a target that does not count
-WRITES_TO_STREAM = ("attention.out.weight", "mlp.down.weight")  # the last matrices before the residual stream
+RESIDUAL_OUTPUTS = ("attention.out.weight", "mlp.down.weight")  # whose products are added to the residual stream
 
 
 class Block(nn.Module):
@@ -181,7 +181,7 @@ def scaled_normal_init(model: GPT) -> None:
     is divided by sqrt(2 n_layer), so that its variance does not grow with depth (Radford et al. 2019, section 2.3)."""
     for name, p in model.named_parameters():
         if p.dim() >= 2:
-            shrink = math.sqrt(2 * model.config.n_layer) if name.endswith(WRITES_TO_STREAM) else 1.0
+            shrink = math.sqrt(2 * model.config.n_layer) if name.endswith(RESIDUAL_OUTPUTS) else 1.0
             nn.init.normal_(p, std=0.02 / shrink)
         elif name.endswith("bias"):
             nn.init.zeros_(p)
@@ -192,7 +192,7 @@ def zero_output_init(model: GPT) -> None:
     identity and the first loss is ln(vocab_size). A tied head is the embedding too, and keeps its values."""
     scaled_normal_init(model)
     for name, p in model.named_parameters():
-        if name.endswith(WRITES_TO_STREAM) or name == "head.weight":
+        if name.endswith(RESIDUAL_OUTPUTS) or name == "head.weight":
             nn.init.zeros_(p)
 
 

@@ -39,7 +39,7 @@ from headwise.sweep.space import Dimension, combinations, grid, read_space
 from headwise.sweep.study import N_TRIALS, PRUNERS, SAMPLERS, ClaimedTrial, SharedStudy, open_study
 from headwise.training.lightning_module import TrainingModule
 from headwise.training.metrics import read_losses
-from headwise.training.train import RunInfo, info_of_job, silence_lightning, train, validate_run
+from headwise.training.train import RunInfo, devices_of_run, info_of_job, silence_lightning, train, validate_run
 
 MAX_STARTS = 3  # a trial whose process died so many times fails
 
@@ -154,19 +154,19 @@ def search(config: SweepConfig) -> None:
     all trials failed."""
     silence_lightning()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sweep, folder, wanted = open_sweep(config), info_of_job().folder, config.sweep
+    sweep, folder = open_sweep(config), info_of_job().folder
     n_trials, varied = sweep.shared.n_trials, ", ".join(sweep.varied)
-    how = "every combination" if sweep.shared.is_grid else f"sampler {wanted.sampler}"
-    say(f"{n_trials} trials of {varied} in {folder}; {how}, pruner {wanted.pruner}")
+    how = "every combination" if sweep.shared.is_grid else f"sampler {config.sweep.sampler}"
+    say(f"{n_trials} trials of {varied} in {folder}; {how}, pruner {config.sweep.pruner}")
     if ended := sum(one.state.is_finished() for one in sweep.shared.trials()):
         say(f"{ended} of {n_trials} trials are done; continuing")
     try:
-        with other_processes(wanted.n_jobs - 1, folder):
+        with other_processes(config.sweep.n_jobs - 1, folder):
             sweep.train_all()
     except (KeyboardInterrupt, SystemExit):
         say(f"interrupted; the same command with run_dir={folder} continues the sweep")
         raise
-    if wanted.n_jobs == 0:
+    if config.sweep.n_jobs == 0:
         return
     rows = sweep.rows()
     write_report(folder, rows, sweep.varied)
@@ -176,11 +176,11 @@ def search(config: SweepConfig) -> None:
 
 def open_sweep(config: SweepConfig) -> Sweep:
     """Check the configuration, and open the sweep's study. Raise UserError before anything is written."""
-    wanted, folder, space = config.sweep, info_of_job().folder, read_space(config.sweep.space)
-    choose("sweep.sampler", wanted.sampler, SAMPLERS)
-    choose("sweep.pruner", wanted.pruner, PRUNERS)
+    options, folder, space = config.sweep, info_of_job().folder, read_space(config.sweep.space)
+    choose("sweep.sampler", options.sampler, SAMPLERS)
+    choose("sweep.pruner", options.pruner, PRUNERS)
     size = combinations(space)
-    all_of_them = wanted.sampler == "grid" or (size is not None and size <= (wanted.n_trials or N_TRIALS))
+    all_of_them = options.sampler == "grid" or (size is not None and size <= (options.n_trials or N_TRIALS))
     points = grid(space) if all_of_them else None
     given = [override for override in HydraConfig.get().overrides.task if not is_of_sweep(override)]
     varied = [key for dimension in space for key in dimension.config_keys()]
@@ -190,8 +190,8 @@ def open_sweep(config: SweepConfig) -> Sweep:
     is_grid = (folder / "multirun.yaml").exists()
     require(not is_grid, f"run_dir={folder} holds the runs of headwise train -m; give another run_dir")
     check_space(space, given, folder)
-    journal = expand_path(wanted.storage, "sweep.storage") if wanted.storage else folder / "study" / "journal.log"
-    require(not journal.is_dir(), f"sweep.storage={wanted.storage} is a folder; give a file's name")
+    journal = expand_path(options.storage, "sweep.storage") if options.storage else folder / "study" / "journal.log"
+    require(not journal.is_dir(), f"sweep.storage={options.storage} is a folder; give a file's name")
     journal.parent.mkdir(parents=True, exist_ok=True)
     return Sweep(open_study(journal, config, space, points), folder, given, varied)
 
@@ -217,8 +217,9 @@ def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
                 overrides = [override for part in (*corner[:place], end, *corner[place + 1 :]) for override in part]
                 try:
                     config = compose("train", [*given, *overrides, f"run_dir={quoted(str(folder))}"])
-                    devices = validate_run(config).world_size
-                    require(devices == 1, f"trainer.devices={devices}: a trial of a sweep trains on one device")
+                    validate_run(config)
+                    _, n_devices, _ = devices_of_run(config)
+                    require(n_devices == 1, f"trainer.devices={n_devices}: a trial of a sweep trains on one device")
                     break
                 except UserError as error:
                     errors.append(error)

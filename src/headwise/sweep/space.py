@@ -122,21 +122,21 @@ def read_range(key: str, given: Any) -> IntDistribution | FloatDistribution:
     form = "a list of choices, or {low: ..., high: ...} with log or step"
     require(isinstance(given, Mapping), f"sweep.space: {key}={given} must be {form}")
     try:
-        wanted = cast(Range, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Range), given)))
+        limits = cast(Range, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Range), given)))
     except OmegaConfBaseException as error:
         raise UserError(f"sweep.space: {key}: {composition_error(error, Range, [])}; give {form}") from error
-    numbers = [wanted.low, wanted.high, 1 if wanted.step is None else wanted.step]
+    numbers = [limits.low, limits.high, 1 if limits.step is None else limits.step]
     require(all(map(math.isfinite, numbers)), f"sweep.space: {key}={given}: low, high and step must be finite")
     schema = dict(schema_fields(TrainConfig()))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not divisible by `step`")  # Optuna then lowers `high`
             if key not in schema or "float" in str(schema[key].type):
-                return FloatDistribution(wanted.low, wanted.high, log=wanted.log, step=wanted.step)
+                return FloatDistribution(limits.low, limits.high, log=limits.log, step=limits.step)
             whole = all(number == int(number) for number in numbers)
             require(whole, f"{key} takes whole numbers, or a list of choices")
             low, high, step = map(int, numbers)
-            return IntDistribution(low, high, log=wanted.log, step=step)
+            return IntDistribution(low, high, log=limits.log, step=step)
     except ValueError as error:
         raise UserError(f"sweep.space: {key}={given}: {error}") from error
 

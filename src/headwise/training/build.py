@@ -55,7 +55,7 @@ def build_module(
     """Return the LightningModule, with the facts about the run that it writes into every checkpoint."""
     about = {"config": saved_config, "devices": run.n_devices, "data": token_files.key}
     about |= {"text": token_files.manifest["text"], "versions": versions(), "git_commit": git_commit()}
-    compiled = run.compile and not run.estimate and compiler_works(device)
+    compiled = run.compile and compiler_works(device)
     if compiled:
         say("compiling with the first step, which takes up to a minute, or some seconds with a warm cache")
     # MetricsLog passes whole rows to the loggers.
@@ -92,22 +92,22 @@ def build_datamodule(run: RunConfig, token_files: TokenFiles) -> TextDataModule:
 def build_callbacks(run: RunConfig, folder: Path, token_files: TokenFiles, peak: float) -> list[L.Callback]:
     """Return the run's callbacks; `peak` is matmul_peak's. Prompts that are not given are parts of the validation
     text."""
-    tokenizer, wanted = token_files.tokenizer, run.callbacks
+    tokenizer, config = token_files.tokenizer, run.callbacks
     val_every, stopwatch = run.trainer.val_check_interval, Stopwatch()
     held_out = [i for i in token_files.tokens("val")[:8192].tolist() if i != tokenizer.end_of_text]
     excerpt = tokenizer.encode(prose_excerpt(tokenizer.decode(held_out)))
-    samples, early_stopping, checkpoint = wanted.samples, wanted.early_stopping, wanted.checkpoint
-    prompt = tokenizer.encode(samples.prompt, "callbacks.samples.prompt") if samples.prompt else excerpt[:32]
+    given = config.samples.prompt
+    prompt = tokenizer.encode(given, "callbacks.samples.prompt") if given else excerpt[:32]
     recorder = build_recorder(run, folder, token_files, excerpt[:EXCERPT_TOKENS])
     return [
         MetricsLog(
             folder / "metrics.csv", run.trainer.log_every_n_steps, val_every, run.tokens_per_step, peak, stopwatch
         ),
-        AttentionMaps(recorder, wanted.attention.every_n_steps, stopwatch),
-        TextSamples(folder / "samples.txt", samples, prompt, stopwatch),
+        AttentionMaps(recorder, config.attention.every_n_steps, stopwatch),
+        TextSamples(folder / "samples.txt", config.samples, prompt, stopwatch),
         ProgressBar(),
-        EarlyStopping(early_stopping.patience),
-        Checkpoints(folder / "checkpoints", checkpoint.every_n_steps, val_every, stopwatch),
+        EarlyStopping(config.early_stopping.patience),
+        Checkpoints(folder / "checkpoints", config.checkpoint.every_n_steps, val_every, stopwatch),
     ]
 
 
@@ -151,7 +151,6 @@ def build_trainer(
             enable_model_summary=False,
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        wanted = config.trainer
-        given = f"trainer.accelerator={wanted.accelerator} trainer.devices={wanted.devices}"
-        given += f" trainer.strategy={wanted.strategy} trainer.precision={wanted.precision}"
+        keys = ("accelerator", "devices", "strategy", "precision")
+        given = " ".join(f"trainer.{key}={getattr(config.trainer, key)}" for key in keys)
         raise UserError(f"{given}: {str(error).splitlines()[0]}") from error

@@ -106,7 +106,7 @@ def resolve(
     """Return the configuration that the run trains with.
 
     `vocab_size` is the tokenizer's, `device` the kind of device (cpu, cuda, mps), `initial_config` that of the model to
-    start from (initial_model_config), and `saved_facts` the `about` of a checkpoint of the run to resume. Raises
+    start from (initial_model_config), and `saved_facts` the `about` of a checkpoint of the run to resume. Raise
     UserError if the vocabulary or the batches do not fit.
     """
     saved = saved_facts["config"] if saved_facts else None
@@ -139,7 +139,7 @@ def resolve(
 
 
 def batch_arithmetic(data: DataConfig, n_devices: int) -> tuple[int, int]:
-    """Return the windows of an optimizer step over all devices, and the forward passes of each device for it. Raises
+    """Return the windows of an optimizer step over all devices, and the forward passes of each device for it. Raise
     UserError if the batches do not divide."""
     at_once = data.batch_size * n_devices
     whole = data.global_batch_size or at_once
@@ -155,15 +155,15 @@ def training_flops(run: RunConfig) -> float:
     return model.flops_per_token() * run.tokens_per_step * run.trainer.max_steps
 
 
-def initial_model_config(wanted: GPTConfig, initial: GPTConfig, overrides: list[str], where: str | Path) -> GPTConfig:
+def initial_model_config(config: GPTConfig, initial: GPTConfig, overrides: list[str], where: str | Path) -> GPTConfig:
     """Return the configuration of a model that starts from another one's weights: the initial model's kinds and sizes,
-    the wanted dropout, and the wanted block_size if it is shorter. Raise UserError for `overrides` that ask for
+    the dropout of `config`, and its block_size if that is shorter. Raise UserError for `overrides` that ask for
     another model or tokenizer; `where` names the initial model."""
     given = {override.split("=")[0].lstrip("+") for override in overrides}
     for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
         require(False, f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")
     for name, theirs in asdict(initial).items():
-        ours = getattr(replace(initial, **{name: getattr(wanted, name)}).resolved(), name)  # a null is theirs as well
+        ours = getattr(replace(initial, **{name: getattr(config, name)}).resolved(), name)  # a null is theirs as well
         is_given = f"model.{name}" in given or ("model" in given and name in PRESET_KEYS)
         if name == "block_size":
             fits = not is_given or ours <= theirs
@@ -173,8 +173,8 @@ def initial_model_config(wanted: GPTConfig, initial: GPTConfig, overrides: list[
         elif name != "dropout":
             same = not is_given or ours == theirs
             require(same, f"model.{name}={ours} differs from {theirs} in init_from={where}")
-    shorter = min(wanted.block_size, initial.block_size)
-    return replace(initial, block_size=shorter, dropout=wanted.dropout, init=wanted.init)
+    shorter = min(config.block_size, initial.block_size)
+    return replace(initial, block_size=shorter, dropout=config.dropout, init=config.init)
 
 
 def checkpoint_to_resume(config: TrainConfig, folder: Path) -> Path | None:

@@ -64,7 +64,7 @@ class RunInfo:
 
     folder: Path
     overrides: list[str]  # as on the command line
-    resume_hint: str  # how to continue it if it is interrupted; empty: the caller prints that
+    resume_hint: str  # printed when the run is interrupted: how to continue it; empty for a trial of a sweep
     sweep: str | None = None  # name of the sweep that it belongs to
     name: str | None = None  # its name within the sweep
 
@@ -79,10 +79,11 @@ def train(
     """
     from headwise.distributed.estimate import cost_lines, device_line, matmul_peak, plan_lines
 
-    start, info = time.monotonic(), info or info_of_job()
+    start = time.monotonic()
+    info = info or info_of_job()
     silence_lightning()
-    devices = validate_run(config)
-    device, is_first = devices.strategy.root_device, devices.is_global_zero
+    validate_run(config)
+    device, n_devices, is_first = devices_of_run(config)
     with locked_folder(info.folder, "run_dir") if rank() == 0 else nullcontext():
         set_backends(config)
         resume_from, saved = read_checkpoint(config, info.folder, is_first)
@@ -90,30 +91,31 @@ def train(
         token_files = rank_zero_first("text", partial(prepare_text, config, initial))
         run = resolve(
             config,
-            token_files.tokenizer.vocab_size,
-            devices.world_size,
-            device.type,
-            initial.model.config if initial else None,
-            saved["headwise"]["about"] if saved else None,
+            vocab_size=token_files.tokenizer.vocab_size,
+            n_devices=n_devices,
+            device=device.type,
+            initial_config=initial.model.config if initial else None,
+            saved_facts=saved["headwise"]["about"] if saved else None,
         )
         if saved and resume_from:
             validate_resume(saved, run, token_files.key, resume_from)
             if summary := finished_summary(saved, run, info.folder):
                 return summary if is_first else None
         model = build.build_model(run, initial)
-        peak = matmul_peak(device, DTYPES[run.trainer.precision])
-        saved_config = run.as_dict() | {"run_dir": str(info.folder)}
-        module = build.build_module(run, model, token_files, saved_config, device)
         datamodule = build.build_datamodule(run, token_files)
-        callbacks = [*build.build_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
         plan = plan_lines(run, model, token_files.manifest["tokens"])
         if run.estimate:
             if is_first:
                 print("\n".join([*plan, *cost_lines(run, model, device)]))
             return None
+        peak = matmul_peak(device, DTYPES[run.trainer.precision])
+        saved_config = run.as_dict() | {"run_dir": str(info.folder)}
+        module = build.build_module(run, model, token_files, saved_config, device)
+        callbacks = [*build.build_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
         plan.append(device_line(run, device, peak))
         logger = begin_folder(run, info, saved_config, plan) if is_first else None
-        wandb_run, trainer = wandb_run_path(logger), build.build_trainer(run, run.accumulate, callbacks, logger)
+        wandb_run = wandb_run_path(logger)
+        trainer = build.build_trainer(run, run.accumulate, callbacks, logger)
         fit(trainer, module, datamodule, resume_from, run, info)
         return write_summary(run, info, module, token_files, wandb_run, start) if is_first else None
 
@@ -141,21 +143,25 @@ def silence_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def validate_run(config: TrainConfig) -> L.Trainer:
-    """Raise UserError for everything that can be known to be wrong without the text. Returns a Trainer with the run's
-    devices; it is not the one that trains."""
-    from headwise.distributed.strategies import validate_processes
-
+def validate_run(config: TrainConfig) -> None:
+    """Raise UserError for everything that can be known to be wrong without the text and the devices."""
     validate(config)
     validate_text_choices(config.data, config.tokenizer)
     validate_choices(config)
     validate_logger(config.logger)
     with torch.device("meta"):  # takes no memory: only the model's own checks
         GPT(replace(config.model, vocab_size=config.model.vocab_size or 1))
-    trainer = build.build_trainer(config)
+
+
+def devices_of_run(config: TrainConfig) -> tuple[torch.device, int, bool]:
+    """Return this process's device, the number of devices, and whether this one is the first. Raise UserError if there
+    are no such devices or the batches do not divide among them."""
+    from headwise.distributed.strategies import validate_processes
+
+    trainer = build.build_trainer(config)  # knows the devices; another one trains
     validate_processes(config, trainer)
     batch_arithmetic(config.data, trainer.world_size)
-    return trainer
+    return trainer.strategy.root_device, trainer.world_size, trainer.is_global_zero
 
 
 def set_backends(config: TrainConfig) -> None:
