@@ -13,7 +13,7 @@ train: .venv/run  ## train the quickstart; make train ARGS="data=files data.path
 	$(BIN)/headwise train $(ARGS)
 
 test: .venv/dev  ## run the tests (under ten minutes); make test ARGS="-k attention" for some of them
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: .venv/dev  ## run the tests that take minutes each
 	$(BIN)/pytest -m slow $(ARGS)

@@ -36,7 +36,7 @@ def visit(chromium, desktop, tmp_path):
         context = chromium.new_context(**size | options) if options else desktop
         page = context.new_page()
         opened.append(context if options else page)
-        page.set_default_timeout(5000)
+        page.set_default_timeout(30_000)  # milliseconds; machines that run tests may be busy
         page.on("request", lambda request: request.url.startswith(file.as_uri()) or wrong.append(request.url))
         page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
