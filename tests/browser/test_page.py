@@ -370,10 +370,10 @@ def test_the_step_through_computes_what_torch_computes(visit, kind):
 
 
 def test_stages_go_forth_and_back_and_w_steps_through_them(page):
+    in_sight = "(({ top, bottom }) => top > 0 && bottom < innerHeight)(explanation.getBoundingClientRect())"
     page.click("#head-0-1")
     press(page, "w")
-    # the page scrolls to the explanation
-    until(page, "document.querySelector('#explanation').getBoundingClientRect().bottom < innerHeight")
+    until(page, in_sight)  # the page scrolls to the explanation
     assert page.locator("#keys thead th").count() == 2
     for stage in range(1, 7):
         page.click("#next")
@@ -382,6 +382,7 @@ def test_stages_go_forth_and_back_and_w_steps_through_them(page):
     assert page.locator("#keys thead th").count() == 10
     page.click("#previous")
     assert state(page)["stage"] == 5
+    until(page, in_sight)  # otherwise w would scroll to it
     press(page, "w")
     assert state(page)["stage"] == 6
     press(page, "w")

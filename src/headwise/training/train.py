@@ -103,15 +103,15 @@ def train(
                 return summary if is_first else None
         model = build.build_model(run, initial)
         datamodule = build.build_datamodule(run, token_files)
+        peak = matmul_peak(device, DTYPES[run.trainer.precision])
+        callbacks = [*build.build_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
         plan = plan_lines(run, model, token_files.manifest["tokens"])
         if run.estimate:
             if is_first:
                 print("\n".join([*plan, *cost_lines(run, model, device)]))
             return None
-        peak = matmul_peak(device, DTYPES[run.trainer.precision])
         saved_config = run.as_dict() | {"run_dir": str(info.folder)}
         module = build.build_module(run, model, token_files, saved_config, device)
-        callbacks = [*build.build_callbacks(run, info.folder, token_files, peak), *extra_callbacks]
         plan.append(device_line(run, device, peak))
         logger = begin_folder(run, info, saved_config, plan) if is_first else None
         wandb_run = wandb_run_path(logger)
