@@ -46,7 +46,7 @@ def test_a_uniform_model_has_the_bits_of_its_vocabulary_whatever_the_tokens_are(
 
 def test_a_text_of_one_token_is_refused():
     tokenizer = small_tokenizer()
-    with pytest.raises(UserError, match="the text has 1 token, and the first is not predicted"):
+    with pytest.raises(UserError, match="the text has fewer than two tokens, and the first is not predicted"):
         evaluate_text(small_model(vocab_size=tokenizer.vocab_size), tokenizer, "T")
 
 

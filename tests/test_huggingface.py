@@ -18,7 +18,7 @@ from headwise.checkpoint import Checkpoint, load
 from headwise.errors import UserError
 from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
-from headwise.huggingface import export, in_their_layout, layout_of, read_folder
+from headwise.huggingface import export, hf_weights, layout_of, read_folder
 from headwise.model.gpt import next_token_loss
 from headwise.tokenizer import END_OF_TEXT, train_tokenizer
 from tests.small import TEXT, randomize, script_here, small_model, train
@@ -76,7 +76,7 @@ def test_imported_model_has_their_logits_and_gradients(kind, tmp_path):
     next_token_loss(expected[:, :-1], ids[:, 1:]).backward()
     for p in ours.parameters():
         p.data = p.grad
-    grads = in_their_layout(ours, layout_of(ours.config))
+    grads = hf_weights(ours, layout_of(ours.config))
     for name, p in theirs.named_parameters():
         assert torch.allclose(grads.pop(name), p.grad, atol=1e-4), name
     assert not grads

@@ -19,7 +19,7 @@ import torch
 
 from headwise.config import GPTConfig, ResolvedGPTConfig, with_new_names
 from headwise.console import say
-from headwise.errors import UserError, require
+from headwise.errors import UserError, first_line, require
 from headwise.files import expand_path
 from headwise.model.gpt import GPT
 from headwise.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
@@ -116,15 +116,14 @@ def download_model(name: str, key: str, files: list[str], remedy: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=files, etag_timeout=5))
     except (OSError, ValueError) as error:  # ValueError: no name that the Hub could have
-        why = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{key}={name} does not exist and could not be downloaded from the Hub ({why}); {remedy}"
+            f"{key}={name} does not exist and could not be downloaded from the Hub ({first_line(error)}); {remedy}"
         ) from error
 
 
 def has_model_files(folder: Path, files: list[str]) -> bool:
     """Return whether a tokenizer or all files of a model are there; another program may have downloaded only some."""
-    if files is TOKENIZER_FILES:
+    if "config.json" not in files:  # a tokenizer alone
         return any((folder / name).is_file() for name in files)
     index, weights = folder / "model.safetensors.index.json", ["model.safetensors"]
     if index.is_file():

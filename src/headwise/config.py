@@ -46,10 +46,10 @@ class GPTConfig:
     mlp: str = key("gelu", "gelu, swiglu, relu2, none")
     init: str = key("scaled_normal", "scaled_normal, zero_output")
     bias: bool = key(True, "biases in linear layers and LayerNorm")
-    qk_norm: bool = key(False, "normalise each head's queries and keys before the scores")
+    qk_norm: bool = key(False, "normalize each head's queries and keys before the scores")
     tie_embeddings: bool = key(True, "the unembedding is the embedding's own matrix")
     norm_eps: float = key(1e-5, "added to the variance in norms", above=0)
-    rope_theta: float = key(10000.0, "base of the rotary wavelengths; the longest is about 2 pi times this", above=0)
+    rope_theta: float = key(10000.0, "base of the rotary wavelengths, all of which are below 2 pi times this", above=0)
     dropout: float = key(0.0, "dropout probability", at_least=0, below=1)
 
     def resolved(self) -> ResolvedGPTConfig:
@@ -60,11 +60,11 @@ class GPTConfig:
             # Three matrices of this width have as many parameters as two of 4 n_embd; multiples of 8 multiply faster.
             "n_inner": 8 * math.ceil(self.n_embd / 3) if self.mlp == "swiglu" else 4 * self.n_embd,
         }
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return ResolvedGPTConfig(**values | {name: n for name, n in defaults.items() if values[name] is None})
+        missing = {name: number for name, number in defaults.items() if getattr(self, name) is None}
+        return ResolvedGPTConfig(**vars(self) | missing)
 
 
-PRESET_KEYS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # what model=gpt2 or model=qwen3 decides
+ARCHITECTURE_KEYS = ("attention", "position", "norm", "mlp", "bias", "qk_norm")  # GPT-2 and Qwen3 differ in these
 
 
 class ResolvedGPTConfig(GPTConfig):
@@ -93,15 +93,15 @@ class DataConfig:
     split: str = key("train", "for hub: the split to train on")
     val_split: str | None = key(None, "for hub: the split to validate on; null: hold out a part")
     streaming: bool = key(False, "for hub: read rows over the network and store their tokens only")
-    column: str = key("text", "of .jsonl, .csv, .parquet and hub: the column that holds the text")
+    column: str = key("text", "for .jsonl, .csv, .parquet and hub: the column that holds the text")
     join_rows: bool = key(False, "all rows are lines of one document; false: each row is a document")
-    max_documents: int | None = key(None, "use the first so many documents of each text", at_least=1)
+    max_documents: int | None = key(None, "use at most this many documents of each text", at_least=1)
     val_path: str | None = key(None, "validate on this text instead of holding out a part")
-    val_fraction: float = key(0.1, "part that is held out for validation", above=0, below=1)
+    val_fraction: float = key(0.1, "fraction of the text that is held out for validation", above=0, below=1)
     split_by: str = key("characters", "characters: hold out the last; documents: hold out whole ones, evenly spaced")
     batch_size: int = key(32, "windows in each forward pass", at_least=1)
     global_batch_size: int | None = key(None, "windows in each optimizer step; null: batch_size x devices", at_least=1)
-    val_tokens: int | None = key(None, "validate on so many tokens while training; null: all", at_least=1)
+    val_tokens: int | None = key(None, "validate on at most this many tokens while training; null: all", at_least=1)
     cache_dir: str = key("data/cache", "folder of token files, reused by later runs")
     num_proc: int | None = key(None, "processes that tokenize; null: threads", at_least=1)
 
@@ -112,7 +112,7 @@ class OptimizerConfig:
     lr: float = key(1e-3, "AdamW's learning rate", above=0)
     beta1: float = key(0.9, "AdamW's decay of the first moment", at_least=0, below=1)
     beta2: float = key(0.99, "AdamW's decay of the second moment", at_least=0, below=1)
-    eps: float = key(1e-8, "AdamW's term against division by zero", above=0)
+    eps: float = key(1e-8, "added to the denominator of AdamW's update", above=0)
     weight_decay: float = key(0.1, "AdamW's weight decay, of matrices", at_least=0)
     muon_lr: float = key(0.02, "Muon's learning rate, of the matrices inside the blocks", above=0)
     muon_momentum: float = key(0.95, "Muon's momentum", at_least=0, below=1)
@@ -124,8 +124,8 @@ class OptimizerConfig:
 class ScheduleConfig:
     kind: str = key("cosine", "cosine, linear, wsd, constant")
     warmup_steps: int = key(100, "steps over which the rates rise from zero", at_least=0)
-    min_lr_ratio: float = key(0.1, "the last step's rates as a part of the optimizer's", at_least=0, at_most=1)
-    decay_fraction: float = key(0.2, "for wsd: the last part of the run, in which rates fall", above=0, at_most=1)
+    min_lr_ratio: float = key(0.1, "last learning rate, as a fraction of the optimizer's", at_least=0, at_most=1)
+    decay_fraction: float = key(0.2, "for wsd: final fraction of the run, in which rates fall", above=0, at_most=1)
 
 
 @dataclass
@@ -136,7 +136,7 @@ class TrainerConfig:
     max_time: str | None = key(None, "stop after DD:HH:MM:SS")
     accelerator: str = key("auto", "auto, cpu, gpu, mps")
     devices: Any = key(1, "number of devices, or auto")
-    num_nodes: int = key(1, "number of machines, started by torchrun or srun", at_least=1)
+    num_nodes: int = key(1, "number of nodes; more than one need torchrun or srun", at_least=1)
     strategy: str = key("auto", "auto, ddp, fsdp")
     precision: str = key("auto", "auto, 32-true, bf16-mixed, bf16-true, 64-true")
     val_check_interval: int = key(250, "optimizer steps from one validation to the next", at_least=1)
@@ -170,7 +170,7 @@ class CheckpointConfig:
 
 @dataclass
 class EarlyStoppingConfig:
-    patience: int | None = key(None, "stop after so many validations without a new best; null: never", at_least=1)
+    patience: int | None = key(None, "stop after this many validations without a new best; null: never", at_least=1)
 
 
 @dataclass
@@ -227,7 +227,7 @@ class SearchConfig:
     n_trials: int | None = key(None, "failed and pruned ones included; null: 20, with grid all", at_least=1)
     sampler: str = key("tpe", "tpe, random, grid")
     pruner: str = key("halving", "halving, none")
-    reduction_factor: int = key(3, "at each rung one trial of so many continues; factor between rungs", at_least=2)
+    reduction_factor: int = key(3, "one in this many trials continues at a rung; factor between rungs", at_least=2)
     min_steps: int | None = key(None, "steps of the first rung; null: trainer.val_check_interval", at_least=1)
     seed: int = key(0, "seed of the sampler", at_least=0, below=1 << 32)
     n_jobs: int = key(1, "processes that train at the same time; 0: train, and leave the report to another", at_least=0)

@@ -48,7 +48,7 @@ class Progress:
         self.done, self.start_time, self.print_time = 0, time.monotonic(), time.monotonic()
 
     def __call__(self, amount: int) -> None:
-        """Add an amount to the amount done."""
+        """Add to the amount done, and print the progress if two seconds have passed."""
         self.done += amount
         now = time.monotonic()
         if now - self.print_time < 2:

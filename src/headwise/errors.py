@@ -30,6 +30,11 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def choose(key: str, name: str, table: Mapping[str, T]) -> T:
     """Return the entry `name` of `table`. Raise UserError, naming `key` (such as model.norm), if there is none."""
     if name not in table:

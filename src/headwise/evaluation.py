@@ -98,7 +98,7 @@ def evaluate_text(model: GPT, tokenizer: Tokenizer, text: str | TextSource, what
         encoded.append(tokenizer.encode_pieces(batch.pieces, np.dtype("u4"), batch.start, what))
         size += sum(len(piece.text.encode()) for piece in batch.pieces)
     ids = np.concatenate(encoded)
-    require(len(ids) >= 2, f"{what} has {len(ids)} token, and the first is not predicted; give at least two")
+    require(len(ids) >= 2, f"{what} has fewer than two tokens, and the first is not predicted; give a longer text")
     loss = mean_loss(model, ValBatches(ids, model.config.block_size, model.config.vocab_size))
     bits = loss / math.log(2) * len(ids) / size
     return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits, "tokens": len(ids)}

@@ -25,7 +25,7 @@ def expand_path(text: str, key: str) -> Path:
         raise UserError(f"{key}={text}: {error}") from error
 
 
-def shorten(path: Path) -> Path:
+def relative_to_cwd(path: Path) -> Path:
     """Return the path as a user would write it: relative to the current folder if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -146,8 +146,9 @@ class CsvTable:
     def __init__(self, path: Path, columns: list[str]):
         self.path, self.columns = path, columns
 
-    def begin(self, step: int) -> None:
-        """Start the file with its rows up to `step`: a resumed run writes the later ones again."""
+    def keep_until(self, step: int) -> None:
+        """Write the header and keep the rows up to `step`; create the file if there is none. A resumed run writes the
+        later rows again."""
         with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")
             writer.writeheader()

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headwise.checkpoint import Checkpoint
-from headwise.config import PRESET_KEYS, GPTConfig, ResolvedGPTConfig
+from headwise.config import ARCHITECTURE_KEYS, GPTConfig, ResolvedGPTConfig
 from headwise.errors import UserError, require
 from headwise.files import atomic_folder, write_text
 from headwise.model.gpt import GPT, empty_init
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     """One architecture of `transformers`: what it computes, and the names that it stores it under."""
 
     architecture: str
-    kinds: GPTConfig  # whose PRESET_KEYS are those of the architecture
+    kinds: GPTConfig  # whose ARCHITECTURE_KEYS are those of the architecture
     sizes: dict[str, str]  # GPTConfig's name -> theirs in config.json
     defaults: dict[str, Any]  # value of what config.json leaves out
     fixed: dict[str, tuple]  # settings that must have one value, in every spelling, the usual one first
@@ -105,7 +105,7 @@ LAYOUTS = {
 }
 
 
-def config_from_theirs(theirs: dict) -> tuple[ResolvedGPTConfig, Layout]:
+def config_from_hf(theirs: dict) -> tuple[ResolvedGPTConfig, Layout]:
     """Return the configuration and the layout that a config.json describes. Raise UserError for a setting that is
     missing, of the wrong type or not supported."""
     kind = str(theirs.get("model_type"))
@@ -130,7 +130,7 @@ def config_from_theirs(theirs: dict) -> tuple[ResolvedGPTConfig, Layout]:
     return config.resolved(), layout
 
 
-def config_to_theirs(config: ResolvedGPTConfig, layout: Layout) -> dict:
+def config_to_hf(config: ResolvedGPTConfig, layout: Layout) -> dict:
     """Return the contents of config.json, with every size explicit."""
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     return {
@@ -149,7 +149,7 @@ def layout_of(config: ResolvedGPTConfig) -> Layout:
     """Return the layout that describes this model, or raise UserError with what differs from each."""
     differences = {}
     for name, layout in LAYOUTS.items():
-        needed = {f"model.{kind}": (getattr(layout.kinds, kind), getattr(config, kind)) for kind in PRESET_KEYS}
+        needed = {f"model.{kind}": (getattr(layout.kinds, kind), getattr(config, kind)) for kind in ARCHITECTURE_KEYS}
         if "n_kv_head" not in layout.sizes:
             needed["model.n_kv_head"] = config.n_head, config.n_kv_head
         if "head_dim" not in layout.sizes:
@@ -161,7 +161,7 @@ def layout_of(config: ResolvedGPTConfig) -> Layout:
     raise UserError(f"no Hugging Face layout describes this model: {'; '.join(differences.values())}")
 
 
-def in_their_layout(model: GPT, layout: Layout) -> dict[str, Tensor]:
+def hf_weights(model: GPT, layout: Layout) -> dict[str, Tensor]:
     """Return views of the model's weights with their names and shapes. They leave a tied head out."""
     config, theirs = model.config, {}
     heads = [config.n_head, config.n_kv_head, config.n_kv_head]
@@ -180,7 +180,7 @@ def in_their_layout(model: GPT, layout: Layout) -> dict[str, Tensor]:
 
 def load_weights(model: GPT, layout: Layout, weights: dict[str, Tensor]) -> None:
     """Copy their tensors into the model. Raise UserError if one is missing, unknown or of another shape."""
-    expected = in_their_layout(model, layout)
+    expected = hf_weights(model, layout)
     for name, ours in expected.items():
         require(name in weights, f"the weights lack {name}, which config.json asks for")
         shapes = list(weights[name].shape), list(ours.shape)
@@ -199,7 +199,7 @@ def read_folder(folder: Path) -> Checkpoint:
     except ValueError as error:
         raise UserError(f"config.json is not JSON: {error}") from error
     require(isinstance(theirs, dict), "config.json is not a JSON object")
-    config, layout = config_from_theirs(theirs)
+    config, layout = config_from_hf(theirs)
     tokenizer = read_tokenizer(folder)
     size = tokenizer.vocab_size
     require(size <= config.vocab_size, f"its tokenizer has {size} tokens, its model only {config.vocab_size}")
@@ -233,7 +233,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
     end = tokenizer.end_of_text
     special = {"bos_token_id": end, "eos_token_id": end}
     files = {
-        "config.json": config_to_theirs(model.config, layout) | special,
+        "config.json": config_to_hf(model.config, layout) | special,
         "generation_config.json": special,
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is; a model's own class may not
@@ -243,7 +243,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
             "eos_token": END_OF_TEXT if end is not None else None,
         },
     }
-    weights = {name: value.contiguous() for name, value in in_their_layout(model, layout).items()}
+    weights = {name: value.contiguous() for name, value in hf_weights(model, layout).items()}
     with atomic_folder(folder) as temporary:
         for name, content in files.items():
             write_text(temporary / name, json.dumps(content, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """Compose the configuration of a command from the command line, by Hydra, and run it. Each error is one line.
 
-    launch(run, "train", about=__doc__)        # in commands/train.py
+    launch(run, "train", description=__doc__)        # in commands/train.py
 
 Torch is not imported here, so that --help answers in less than a second.
 """
@@ -33,7 +33,7 @@ from headwise.config import PrepareConfig, SweepConfig, TrainConfig, schema_fiel
 from headwise.config_errors import check_keys, check_old_names, composition_error, task_error
 from headwise.console import Parser, fail, prepare_streams, say
 from headwise.distributed.processes import GRACE_SECONDS, broadcast, end_with_parent, rank, started
-from headwise.errors import UserError, require
+from headwise.errors import UserError, first_line, require
 from headwise.files import remove_if_empty
 from headwise.sweep.multirun import ENDED, Multirun, check_launcher, note_end, quoted, remove_bare_folder
 from headwise.validation import range_in_words, validate
@@ -104,17 +104,17 @@ def compose(config_name: str, overrides: list[str], config_dir: str | None = Non
 
 @dataclass
 class Job:
-    """The function that Hydra calls, once for each run. Prints an error in one line, and in a multirun lets the other
+    """The function that Hydra calls, once for each run. Print an error in one line, and in a multirun let the other
     runs continue."""
 
     task: Callable[[Any], float | None]
     schema: type
     command: list[str]  # sys.argv as the user gave it
-    composed: bool = False  # whether the command line was right
+    was_called: bool = False  # by Hydra, which means that the command line was right
 
     def run(self, composed: DictConfig) -> float | None:
         """Turn the configuration into an instance of its schema, validate it, run the task and return its result."""
-        self.composed = True
+        self.was_called = True
         sys.argv = self.command  # with which Lightning and the sweep start further processes
         if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would outlive its parent
             end_with_parent()
@@ -137,7 +137,7 @@ class Job:
                 return None
             if code is None:
                 raise
-            stop(message, code)
+            fail_once(message, code)
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
@@ -160,16 +160,16 @@ def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:
 def launch(
     task: Callable[[Any], float | None],
     config_name: str,
-    about: str,
+    description: str,
     arguments: list[str] | None = None,
     after: Callable[[Path], None] | None = None,
 ) -> None:
     """Run `task` with the configuration that the arguments give, by default those of the command line. Wrong input is
-    one line and exit code 2. `about` starts the help; `after` is called with the folder of a multirun."""
+    one line and exit code 2. `description` starts the help; `after` is called with the folder of a multirun."""
     prepare_streams()
     flags, overrides = parse_flags(sys.argv[1:] if arguments is None else arguments)
     if flags.help:
-        print_help(config_name, about, overrides, flags.config_dir)
+        print_help(config_name, description, overrides, flags.config_dir)
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the error is printed in one line here
     register()
@@ -185,11 +185,11 @@ def launch(
             say(f"interrupted; the same command with resume=auto run_dir={Multirun.folder} continues")
         sys.exit(130)
     except BrokenExecutor as error:  # joblib's, for example because memory ran out
-        fail(f"a run's process died ({str(error).splitlines()[0]}); the same command with resume=auto continues", 1)
+        fail(f"a run's process died ({first_line(error)}); the same command with resume=auto continues", 1)
     except Exception as error:
-        if job.composed:
+        if job.was_called:
             raise
-        stop(composition_error(error, job.schema, overrides))  # an error this early is about the command line
+        fail_once(composition_error(error, job.schema, overrides))  # an error this early is about the command line
     finally:
         sys.argv = job.command
         folder, Multirun.folder = Multirun.folder, None
@@ -210,18 +210,18 @@ def check_arguments(config_name: str, overrides: list[str], multirun: bool) -> N
     check_launcher(overrides)
 
 
-def stop(message: str, code: int = 2) -> NoReturn:
-    """Print what is wrong and exit. Where all processes of a run have the same error, the first prints it and ends the
-    others before they print it as well."""
+def fail_once(message: str, code: int = 2) -> NoReturn:
+    """Print the error and exit. If all processes of a run have the same error, the first prints it and ends the others
+    before they do."""
     if rank():
         time.sleep(GRACE_SECONDS)
         message = f"process {rank()}: {message}"
     fail(message, code)
 
 
-def print_help(config_name: str, about: str, words: list[str], config_dir: str | None) -> None:
-    """Print the help: `about` and the choices of each group, or with the word `keys` every key with its value, its
-    meaning and its range. (Hydra's own help takes a second longer.)"""
+def print_help(config_name: str, description: str, words: list[str], config_dir: str | None) -> None:
+    """Print the help: `description` and the choices of each group, or with the word `keys` every key with its value,
+    its meaning and its range. (Hydra's own help takes a second longer.)"""
     if "keys" in words:
         try:
             config = compose(config_name, [word for word in words if word != "keys"], config_dir)
@@ -234,7 +234,7 @@ def print_help(config_name: str, about: str, words: list[str], config_dir: str |
             limits = f"; {range_in_words(bounds)}" if bounds else ""
             print(f"{f'{key}={value}':<44} {one.metadata['meaning']}{limits}")
         return
-    print(f"{about.rstrip()}\n\nGroups of keys, chosen with group=name:\n")
+    print(f"{description.rstrip()}\n\nGroups of keys, chosen with group=name:\n")
     defaults = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
     for group in sorted(folder.name for folder in CONFIGS.iterdir() if f"- {folder.name}: " in defaults):
         files = [file for root in (CONFIGS, config_dir) if root for file in (Path(root) / group).glob("*.yaml")]

@@ -13,6 +13,7 @@ import re
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from headwise.errors import UserError, choose, require
 
 TOKENIZER_FILES = ["tokenizer.json", "vocab.json", "merges.txt"]  # of a model's folder; the first, or both others
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
-EVERY_KIND = " Ab\r\n\n\t  né ne\u0301 \ufb01 \u00a0 日🦁\0ß… “x” "  # what some tokenizers change, or do not know
+DIFFICULT_TEXT = " Ab\r\n\n\t  né ne\u0301 \ufb01 \u00a0 日🦁\0ß… “x” "  # what some tokenizers change, or do not know
 SURROGATES = re.compile("[\ud800-\udfff]")
 PIECE = 1 << 16  # characters of a piece that is encoded by itself, at most
 
@@ -57,7 +58,7 @@ def split_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 class Tokenizer:
-    """Encode and decode without loss. Wraps a `tokenizers.Tokenizer`; `label` shows one token."""
+    """Encode and decode without loss, with a `tokenizers.Tokenizer`. `label` shows one token."""
 
     def __init__(self, backend: Backend):
         self.backend = backend
@@ -72,7 +73,7 @@ class Tokenizer:
         self.characters = set(vocabulary) if isinstance(backend.model, models.WordLevel) else None
         self.table = None if self.characters is None else token_table(vocabulary)
         bare = {name: token for name, token in vocabulary.items() if name != END_OF_TEXT}
-        self.is_bytes = bare == BYTES and self.encode(EVERY_KIND) == list(EVERY_KIND.encode())
+        self.is_bytes = bare == BYTES and self.encode(DIFFICULT_TEXT) == list(DIFFICULT_TEXT.encode())
 
     def encode(self, text: str, what: str = "the text") -> list[int]:
         """Return the token ids of `text`. Raise UserError naming every unknown character and its place in `what`."""
@@ -133,20 +134,23 @@ class Tokenizer:
     def check(self, text: str, what: str = "the text", start: int = 0) -> None:
         """Raise UserError if the text, which begins `start` characters into a longer one, holds characters without a
         token."""
-        if self.characters is None and encodes(text):
-            return  # as nearly always
+        if self.characters is None:
+            with suppress(UnicodeEncodeError):
+                text.encode()
+                return  # the common case: no surrogates
         unknown = self.unknown(text)
         if unknown:
             listed = ", ".join(f"{c!r} at {start + text.index(c)}" for c in unknown[:5])
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            surrogates = any(map(SURROGATES.match, unknown))
-            remedy = "give text in UTF-8" if surrogates else "use other characters, or tokenizer=bpe, which has all"
+            remedy = "use other characters, or train with tokenizer=bpe, which encodes any text"
+            if any(map(SURROGATES.match, unknown)):
+                remedy = "give text in UTF-8"
             raise UserError(f"{what} holds characters the tokenizer has no token for: {listed}{more}; {remedy}")
 
     def check_exact(self, text: str, what: str) -> None:
         """Raise UserError if encoding and decoding changes the text, or one of the characters that tokenizers often
         change. `what` names the tokenizer."""
-        odd = EVERY_KIND if self.characters is None else "".join(c for c in sorted(self.characters) if len(c) == 1)
+        odd = DIFFICULT_TEXT if self.characters is None else "".join(c for c in sorted(self.characters) if len(c) == 1)
         for sample in (text, odd):
             again = self.decode(self.encode(sample) * 2)  # twice, since the start may be treated differently
             wrong = (i for i, (a, b) in enumerate(zip(sample * 2, again, strict=False)) if a != b)
@@ -195,18 +199,9 @@ class TextStream:
         return self.tokenizer.decode(waiting) if waiting else ""
 
 
-def encodes(text: str) -> bool:
-    """Return whether the text can be encoded in UTF-8: whether it has no surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _byte_names() -> dict[str, int]:
-    """Return the printable character by which byte-level BPE writes each byte (GPT-2's bytes_to_unicode), and the
-    byte."""
+    """Return {printable character: byte}, how byte-level BPE writes each byte: the inverse of GPT-2's
+    bytes_to_unicode."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
@@ -230,7 +225,8 @@ def token_table(vocabulary: dict[str, int]) -> np.ndarray:
 
 
 def train_char(texts: Iterator[str], vocab_size: int) -> Backend:
-    """Return one token for each distinct character of the texts, in code point order; vocab_size does not apply."""
+    """Return a tokenizer with one token for each distinct character of the texts, in code point order. vocab_size is
+    ignored."""
     alphabet: set[str] = set()
     for text in texts:
         alphabet.update(text)
@@ -249,8 +245,8 @@ def byte_level(model: models.BPE, use_regex: bool = True) -> Backend:
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Backend:
-    """Return GPT-2's byte-level byte-pair encoding (Sennrich et al. 2016), learned from the texts; it has the 256 bytes
-    at least."""
+    """Return a byte-level BPE tokenizer like GPT-2's (Sennrich et al. 2016), learned from the texts. It has at least
+    the 256 bytes."""
     backend = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
@@ -260,7 +256,8 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Backend:
 
 
 def train_byte(texts: Iterator[str], vocab_size: int) -> Backend:
-    """Return one token for each byte of UTF-8, whose number it has; neither the texts nor vocab_size apply."""
+    """Return a tokenizer with one token for each byte of UTF-8, whose id is the byte's value. Both arguments are
+    ignored."""
     return byte_level(models.BPE(vocab=BYTES, merges=[]), use_regex=False)
 
 
@@ -284,7 +281,8 @@ def train_tokenizer(
 def read_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer of a tokenizer.json, or of a folder: of its tokenizer.json, or else of the vocab.json and
     merges.txt of a byte-level BPE. Raise UserError if there is none or it cannot be read."""
-    file, parts = path / TOKENIZER_FILES[0] if path.is_dir() else path, [path / name for name in TOKENIZER_FILES[1:]]
+    file = path / TOKENIZER_FILES[0] if path.is_dir() else path
+    parts = [path / name for name in TOKENIZER_FILES[1:]]
     found = file.is_file() or all(part.is_file() for part in parts)
     require(found, "there is no tokenizer.json; save the tokenizer beside the model")
     try:

@@ -8,7 +8,7 @@ No torch here: launch.py calls it before anything heavy is imported.
 from __future__ import annotations
 
 import math
-from operator import attrgetter
+from operator import attrgetter, ge, gt, le, lt
 from typing import Any
 
 from headwise.config import (
@@ -32,12 +32,7 @@ def check_ranges(config: Any, prefix: str = "") -> None:
             require(inside, f"{prefix}{name}={value} must be {range_in_words(bounds)}")
 
 
-WITHIN = {
-    "at_least": lambda value, limit: value >= limit,
-    "above": lambda value, limit: value > limit,
-    "at_most": lambda value, limit: value <= limit,
-    "below": lambda value, limit: value < limit,
-}
+WITHIN = {"at_least": ge, "above": gt, "at_most": le, "below": lt}
 
 
 def range_in_words(bounds: dict[str, float]) -> str:
@@ -46,8 +41,8 @@ def range_in_words(bounds: dict[str, float]) -> str:
 
 
 def validate(config: TrainConfig | PrepareConfig | SweepConfig) -> None:
-    """Raise UserError for everything that is wrong with a configuration and can be known without the text. Of a sweep,
-    only its own keys are checked; those of its runs are, with the values that vary, for each end of the space."""
+    """Raise UserError for everything that is wrong with a configuration and can be known without the text. For a
+    sweep only its own keys are checked here; sweep/search.py checks those of its runs at each end of the space."""
     if isinstance(config, SweepConfig):
         check_ranges(config.sweep, "sweep.")
         remedy = "give the sweep's own run_dir again to continue it"
@@ -80,18 +75,20 @@ def validate_text(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     source, kind = data.source, tokenizer.kind
     for owner, names in (("files", ("path", "url")), ("hub", ("name", "config", "val_split"))):
         for name in names:
-            value, rule = getattr(data, name), f"is for data={owner}, and the text is that of {source}"
+            value, rule = getattr(data, name), f"is for data={owner}, but data.source is {source}"
             require(value is None or source == owner, f"data.{name}={value} {rule}; add data={owner}")
-    rule = f"is for tokenizer=file, and the tokenizer is {kind}; add tokenizer=file"
+    rule = f"is for tokenizer=file, but tokenizer.kind is {kind}; add tokenizer=file"
     require(tokenizer.path is None or kind == "file", f"tokenizer.path={tokenizer.path} {rule}")
     require(bool(data.cache_dir), f"data.cache_dir={data.cache_dir} is empty; give a folder")
     for name in ("column", "join_rows", "max_documents", "skip_bad"):
         value, default = getattr(data, name), getattr(DataConfig, name)
         is_read = value == default or source in ("files", "hub")
-        require(is_read, f"data.{name}={value} is for data=files and data=hub, and the text is that of {source}")
-    require(not data.val_path or not data.val_split, "data.val_path and data.val_split are two; give one of them")
+        require(is_read, f"data.{name}={value} is for data=files and data=hub, but data.source is {source}")
+    require(
+        not data.val_path or not data.val_split, "data.val_path and data.val_split exclude each other; give one of them"
+    )
     require(
         not data.streaming or bool(data.val_path or data.val_split) or data.split_by == "documents",
-        f"data.split_by={data.split_by} needs the length of the text, which data.streaming=true does not know; "
+        f"data.split_by={data.split_by} needs the length of the text, which is unknown with data.streaming=true; "
         "give data.split_by=documents, or data.val_split",
     )

@@ -140,7 +140,7 @@ def test_finished_run_is_reported_and_another_run_is_not_overwritten(run):
     finished += ['callbacks.attention.prompts=["The lions","so they left"]']
     before = (folder / "metrics.csv").read_bytes()
     result = script_here("train", *finished, "resume=auto", cwd=cwd)
-    assert "out has finished: 10 steps are taken; raise trainer.max_steps to continue" in result.stderr
+    assert "out has finished: all 10 steps have been taken; raise trainer.max_steps to continue" in result.stderr
     refused = script_here("train", *finished, cwd=cwd, ok=False)
     assert refused.returncode == 2
     assert "run_dir=out already holds a run; give resume=auto to continue it" in refused.stderr

@@ -29,7 +29,7 @@ IDS = torch.randint(53, (3, 11), generator=torch.Generator().manual_seed(0))
 @torch.no_grad()
 def test_for_inference_gives_the_logits_of_the_model(kinds):
     model = randomize(small_model("qwen3", vocab_size=53, dropout=0.3, **kinds)).eval()
-    quick, cache = for_inference(model), KVCache(model.config, batch=3)
+    quick, cache = for_inference(model), KVCache(model.config, batch_size=3)
     assert torch.allclose(quick(IDS), model(IDS), atol=1e-6)
     parts = torch.cat([quick(part, cache=cache) for part in IDS.split(4, dim=1)], dim=1)
     assert torch.allclose(parts, model(IDS), atol=1e-5)

@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from headwise.generation.sampling import Sampling, apply_filters, sample, uniform_numbers
+from headwise.generation.sampling import Sampling, apply_filters, sample_tokens, uniform_numbers
 
 SAMPLINGS = [
     Sampling(temperature=0.7),
@@ -44,14 +44,14 @@ def test_filters_equal_those_of_transformers(sampling):
 
 def test_sample_at_a_tiny_temperature_takes_the_most_likely_and_gives_no_nan():
     logits = torch.tensor([[0.0, 90.0, 89.0], [3.0, -1e30, 2.0]])
-    assert sample(logits, Sampling(temperature=1e-30), torch.tensor([0.3, 0.9])).tolist() == [1, 0]
+    assert sample_tokens(logits, Sampling(temperature=1e-30), torch.tensor([0.3, 0.9])).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("sampling", [*SAMPLINGS[:4], SAMPLINGS[-1]], ids=str)
 def test_samples_follow_the_filtered_probabilities(sampling):
     torch.manual_seed(2)
     logits, n = torch.randn(1, 13) * 2, 4000
-    drawn = sample(logits.expand(n, -1), sampling, torch.cat(list(islice(uniform_numbers([5]), n))))
+    drawn = sample_tokens(logits.expand(n, -1), sampling, torch.cat(list(islice(uniform_numbers([5]), n))))
     expected = apply_filters(logits, sampling).softmax(-1)[0] * n
     counts = torch.bincount(drawn, minlength=13)
     kept = expected > 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-from headwise.huggingface import LAYOUTS, config_to_theirs, in_their_layout
+from headwise.huggingface import LAYOUTS, config_to_hf, hf_weights
 from headwise.inspection.hooks import capture, edit_heads
 from headwise.model.attention import ATTENTIONS, causal_mask, merge_heads
 from headwise.model.kv_cache import KVCache
@@ -68,7 +68,7 @@ def test_capture_of_cached_and_padded_passes_gives_the_maps_of_the_whole_text():
     model = small_model()
     with capture(model) as expected:
         model(IDS)
-    cache = KVCache(model.config, batch=2)
+    cache = KVCache(model.config, batch_size=2)
     model(IDS[:, :4], cache=cache)
     with capture(model) as maps:
         model(IDS[:, 4:], cache=cache)
@@ -85,8 +85,8 @@ def test_captured_patterns_equal_those_of_transformers(preset, kind):
     groups = {"n_kv_head": 1, "head_dim": 8} if preset == "qwen3" else {}
     ours, layout = randomize(small_model(preset, **groups)), LAYOUTS[kind]
     make = {"gpt2": (GPT2Config, GPT2LMHeadModel), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
-    theirs = make[1](make[0](**config_to_theirs(ours.config, layout), attn_implementation="eager")).eval()
-    theirs.load_state_dict(in_their_layout(ours, layout), strict=False)
+    theirs = make[1](make[0](**config_to_hf(ours.config, layout), attn_implementation="eager")).eval()
+    theirs.load_state_dict(hf_weights(ours, layout), strict=False)
     with capture(ours) as maps:
         ours(IDS)
     for layer, expected in enumerate(theirs(IDS, output_attentions=True).attentions):
@@ -157,7 +157,7 @@ def test_capture_works_on_a_compiled_model_without_compiling_it_again():
 
 def test_captured_maps_do_not_change_when_the_cache_is_used_again():
     model = small_model()
-    cache = KVCache(model.config, batch=2)
+    cache = KVCache(model.config, batch_size=2)
     with torch.no_grad(), capture(model) as maps:
         model(IDS, cache=cache)
     before = maps[0].scores

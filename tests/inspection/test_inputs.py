@@ -11,7 +11,7 @@ from headwise.inspection.inputs import (
     ordinary_tokens,
     prompt_input,
     prose_excerpt,
-    repeats_input,
+    repeats_inputs,
 )
 from headwise.tokenizer import train_tokenizer
 from tests.small import small_tokenizer
@@ -39,7 +39,7 @@ def test_prose_excerpt_starts_at_the_first_line_of_prose():
 
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(103, 64), (103, 999), (23, 29), (5, 64), (7, 4)])
 def test_repeats_input_has_a_period_for_each_sequence(vocab_size, block_size):
-    (model_input,) = repeats_input(range(vocab_size), block_size)
+    (model_input,) = repeats_inputs(range(vocab_size), block_size)
     length = min(64, block_size)
     assert model_input.ids.shape == (8, length)
     for row, period in zip(model_input.ids, model_input.period.tolist(), strict=True):
@@ -47,8 +47,8 @@ def test_repeats_input_has_a_period_for_each_sequence(vocab_size, block_size):
         assert torch.equal(row[period:], row[: length - period])
         assert 1 <= period <= max(1, length // 2)
     assert len(set(model_input.period.tolist())) > 1 or length < 8 or vocab_size < 16
-    assert torch.equal(model_input.ids, repeats_input(range(vocab_size), block_size)[0].ids)
-    assert repeats_input(range(vocab_size), 3) == []
+    assert torch.equal(model_input.ids, repeats_inputs(range(vocab_size), block_size)[0].ids)
+    assert repeats_inputs(range(vocab_size), 3) == []
 
 
 def test_ordinary_tokens_end_neither_lines_nor_documents():

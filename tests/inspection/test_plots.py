@@ -87,9 +87,8 @@ def test_characters_without_a_glyph_are_named():
     assert not has_glyph("你")
 
 
-def test_loss_curve_is_a_picture_of_the_rows(tmp_path):
-    rows = [{"step": "1", "train_loss": "3", "val_loss": ""}, {"step": "2", "train_loss": "2", "val_loss": "2.5"}]
-    loss_curve(rows, tmp_path / "loss.png")
+def test_loss_curve_is_a_picture_of_the_losses(tmp_path):
+    loss_curve({"train": [(1, 3.0), (2, 2.0)], "val": [(2, 2.5)]}, tmp_path / "loss.png")
     assert Image.open(tmp_path / "loss.png").size == (960, 540)
 
 

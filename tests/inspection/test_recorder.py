@@ -11,7 +11,7 @@ from headwise.errors import UserError
 from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.head_scores import PATTERN_METRICS, REPEATS_METRICS, pattern_scores
 from headwise.inspection.hooks import run_and_capture
-from headwise.inspection.inputs import held_out_input, ordinary_tokens, prompt_input, repeats_input
+from headwise.inspection.inputs import held_out_input, ordinary_tokens, prompt_input, repeats_inputs
 from headwise.inspection.page import page as viewer
 from headwise.inspection.recorder import HEADS_COLUMNS, Recorder
 from tests.small import randomize, small_model, small_tokenizer
@@ -32,7 +32,7 @@ def model(seed=1, **changes):
 def recorder(folder, step=0):
     inputs = [
         prompt_input("text", TOKENIZER.encode("The lions left"), TOKENIZER, 29),
-        *repeats_input(ordinary_tokens(TOKENIZER), 29),
+        *repeats_inputs(ordinary_tokens(TOKENIZER), 29),
         held_out_input(HELD_OUT, 29),
     ]
     made = Recorder(folder, TOKENIZER, inputs, "a run", lambda: LOSSES)

@@ -11,7 +11,7 @@ from headwise.checkpoint import Checkpoint
 from headwise.errors import UserError
 from headwise.inspection.head_scores import induction, previous_token
 from headwise.inspection.hooks import capture, run_and_capture
-from headwise.inspection.inputs import ordinary_tokens, repeats_input
+from headwise.inspection.inputs import ordinary_tokens, repeats_inputs
 from headwise.inspection.page.page import compand
 from headwise.inspection.recorder import HEAD_METRICS, HEADS_COLUMNS
 from headwise.inspection.snapshot import head_scores, show, text_view, tokenize, view_grid
@@ -49,7 +49,7 @@ def test_text_view_has_the_maps_vectors_and_scores_of_the_model(checkpoint):
     assert np.array_equal(prompt.maps[1].k[0, 0], maps[1].k[0, 0])
     assert list(prompt.scores) == HEAD_METRICS
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
-    (model_input,) = repeats_input(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
+    (model_input,) = repeats_inputs(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
     expected = induction(run_and_capture(model, model_input.ids)[0][1].pattern, model_input.ids)[:, 2].mean()
     assert prompt.scores["induction"][0, 1, 2] == pytest.approx(float(expected))
     assert view_grid(view).size[0] > 500

@@ -20,7 +20,7 @@ from headwise.model.attention import (
     split_heads,
 )
 from headwise.model.gpt import GPT
-from headwise.model.position import NoPosition
+from headwise.model.position import Position
 
 B, H, G, T, D = 2, 6, 3, 11, 7
 
@@ -188,13 +188,13 @@ def test_attention_equals_torch_multihead_attention_weights_included():
     for body in (ours.reference, ours.attend):
         ours.attend = body
         ours.zero_grad()
-        result = ours(x, NoPosition(GPTConfig()), torch.arange(T))
+        result = ours(x, Position(GPTConfig()), torch.arange(T))
         result.square().sum().backward()
         assert torch.allclose(result, expected, atol=1e-6)
         assert torch.allclose(ours.qkv.weight.grad, theirs.in_proj_weight.grad, atol=1e-5)
         assert torch.allclose(ours.qkv.bias.grad, theirs.in_proj_bias.grad, atol=1e-5)
         assert torch.allclose(ours.out.weight.grad, theirs.out_proj.weight.grad, atol=1e-5)
-    q, k, v = (split_heads(part, H) for part in ours.qkv(x).split(ours.sizes, dim=-1))
+    q, k, v = (split_heads(part, H) for part in ours.qkv(x).split(ours.widths, dim=-1))
     assert torch.allclose(reference_attention(q, k, v)[1], weights, atol=1e-6)
 
 

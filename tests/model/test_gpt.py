@@ -163,13 +163,13 @@ def test_forward_refuses_a_sequence_longer_than_block_size_with_both_numbers():
 
 def test_forward_refuses_a_batch_of_another_size_than_the_caches():
     model = GPT(GPTConfig(vocab_size=V, block_size=13))
-    with pytest.raises(ValueError, match="a batch of 1 sequences does not fit the cache's batch=2"):
-        model(torch.zeros(1, 5, dtype=torch.long), cache=KVCache(model.config, batch=2))
+    with pytest.raises(ValueError, match="a batch of 1 sequences does not fit the cache's batch_size=2"):
+        model(torch.zeros(1, 5, dtype=torch.long), cache=KVCache(model.config, batch_size=2))
 
 
 def test_forward_refuses_a_sequence_longer_than_its_cache_with_both_numbers():
     model = GPT(GPTConfig(vocab_size=V, block_size=13))
-    cache = KVCache(model.config, batch=1, size=7)
+    cache = KVCache(model.config, batch_size=1, size=7)
     model(torch.zeros(1, 5, dtype=torch.long), cache=cache)
     with pytest.raises(ValueError, match="8 tokens is longer than the cache's size=7"):
         model(torch.zeros(1, 3, dtype=torch.long), cache=cache)

@@ -8,7 +8,7 @@ import torch
 from headwise.config import GPTConfig
 from headwise.model.gpt import Block
 from headwise.model.layers import MLPS, NORMS
-from headwise.model.position import NoPosition
+from headwise.model.position import Position
 
 CONFIG = GPTConfig(n_embd=21, n_head=3).resolved()
 
@@ -29,7 +29,7 @@ def test_feed_forward_networks_compute_their_equations():
 
 def test_a_block_without_feed_forward_is_attention_alone():
     block, x = Block(GPTConfig(n_embd=21, n_head=3, mlp="none").resolved()), torch.randn(2, 5, 21)
-    arguments = NoPosition(CONFIG), torch.arange(5)
+    arguments = Position(CONFIG), torch.arange(5)
     assert torch.equal(block(x, *arguments), x + block.attention(block.attention_norm(x), *arguments))
     assert {name.split(".")[0] for name, _ in block.named_parameters()} == {"attention_norm", "attention"}
 
@@ -50,7 +50,7 @@ def test_compiled_gelu_equals_gpt2s():
 def test_block_adds_to_the_stream_and_feeds_each_token_forward_alone():
     torch.manual_seed(0)
     block, x = Block(CONFIG), torch.randn(2, 5, 21)
-    arguments = NoPosition(CONFIG), torch.arange(5)
+    arguments = Position(CONFIG), torch.arange(5)
     middle = x + block.attention(block.attention_norm(x), *arguments)
     assert torch.allclose(block(x, *arguments), middle + block.mlp(block.mlp_norm(middle)), atol=1e-6)
     torch.nn.init.zeros_(block.attention.out.weight)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headwise.config import GPTConfig
-from headwise.model.position import POSITIONS, LearnedPosition, NoPosition, RotaryPosition, SinusoidalPosition
+from headwise.model.position import POSITIONS, LearnedPosition, Position, RotaryPosition, SinusoidalPosition
 
 CONFIG = GPTConfig(n_embd=42, n_head=3, block_size=19).resolved()
 
@@ -42,7 +42,7 @@ def test_learned_adds_its_row_to_every_batch_and_turns_nothing():
 
 
 def test_no_position_changes_nothing():
-    none, x = NoPosition(CONFIG), torch.randn(2, 5, 42)
+    none, x = Position(CONFIG), torch.randn(2, 5, 42)
     assert none.embed(x, torch.arange(5)) is x
     assert rotated(none, x, torch.arange(5)) is x
 

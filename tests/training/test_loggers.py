@@ -10,7 +10,7 @@ from PIL import Image
 
 from headwise.config import LoggerConfig
 from headwise.errors import UserError
-from headwise.training.loggers import close_logger, log_step, make_logger, validate_logger, wandb_run_path
+from headwise.training.loggers import close_logger, log_step, make_logger, validate_logger, wandb_location
 from tests.read_wandb import history, metrics, offline_log
 
 
@@ -34,7 +34,7 @@ def logged(folder):
 def test_wandb_is_offline_without_an_account_and_names_the_command_that_uploads(tmp_path, without_account):
     logger = make_logger(LoggerConfig(), tmp_path, {"seed": 1})
     log_step([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
-    assert wandb_run_path(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
+    assert wandb_location(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
     close_logger(logger, failed=False)
     assert {m.glob_name: m.step_metric for m in metrics(offline_log(tmp_path))}["*"] == "trainer/global_step"
     (row,) = logged(tmp_path)
@@ -108,5 +108,5 @@ def test_wandb_run_path_is_none_if_wandb_is_disabled(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     logger = make_logger(LoggerConfig(), tmp_path, {})
     log_step([logger], 1, {"a": 1.0}, {})
-    assert wandb_run_path(logger) is None
+    assert wandb_location(logger) is None
     close_logger(logger, failed=False)

@@ -82,14 +82,14 @@ def test_muon_takes_the_step_of_torchs_own_muon():
     gradients = [[torch.randn_like(p) for p in matrices] for _ in range(3)]
     optimizer = make_optimizer(ours, config)
     split = [p for p in matrices if p is not attention.qkv.weight]
-    thirds = [torch.nn.Parameter(part.clone()) for part in attention.qkv.weight.split(attention.sizes)]
+    thirds = [torch.nn.Parameter(part.clone()) for part in attention.qkv.weight.split(attention.widths)]
     reference = torch.optim.Muon([*split, *thirds], lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True)
     mine = [p for n, p in ours.named_parameters() if n.startswith("blocks") and p.dim() == 2]
     for given in gradients:
         for p, hers, grad in zip(mine, matrices, given, strict=True):
             p.grad = hers.grad = grad.clone()
             if hers is attention.qkv.weight:
-                for third, part in zip(thirds, grad.split(attention.sizes), strict=True):
+                for third, part in zip(thirds, grad.split(attention.widths), strict=True):
                     third.grad = part.clone()
         optimizer.step()
         reference.step()

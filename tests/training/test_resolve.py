@@ -39,13 +39,13 @@ def test_resolve_keeps_the_users_values():
 
 def test_resolve_keeps_the_values_of_a_resumed_run():
     before = {"trainer": {"precision": "64-true"}, "compile": False, "data": {"global_batch_size": 96}}
-    run = resolve(config(max_steps=10**9), **CPU, saved_facts={"config": before, "devices": 1})
+    run = resolve(config(max_steps=10**9), **CPU, saved_about={"config": before, "devices": 1})
     assert (run.trainer.precision, run.compile, run.data.global_batch_size) == ("64-true", False, 32)
 
 
 def test_resolve_keeps_the_batch_of_a_run_that_resumes_on_fewer_devices():
     before = {"trainer": {"precision": "32-true"}, "compile": False, "data": {"global_batch_size": 96}}
-    run = resolve(config(), **CPU, saved_facts={"config": before, "devices": 3})
+    run = resolve(config(), **CPU, saved_about={"config": before, "devices": 3})
     assert (run.data.global_batch_size, run.accumulate, run.tokens_per_step) == (96, 3, 96 * 29)
 
 
@@ -173,7 +173,7 @@ def test_checkpoint_to_resume_is_the_last_of_a_run_or_the_given_file(tmp_path):
 @pytest.mark.parametrize(
     ("step", "waited", "patience", "why"),
     [
-        (50, 0, None, "50 steps are taken; raise trainer.max_steps"),
+        (50, 0, None, "all 50 steps have been taken; raise trainer.max_steps"),
         (7, 3, 3, "it stopped early at step 7; raise callbacks.early_stopping.patience"),
         (7, 3, 4, None),
         (7, 3, None, None),

@@ -56,7 +56,9 @@ def test_train_returns_the_summary_of_a_finished_run_and_leaves_it_as_it_is(run,
     cwd, summary = run
     before = (cwd / "out/metrics.csv").read_bytes()
     assert train_here(cwd, "out", "resume=auto") == summary
-    assert "out has finished: 4 steps are taken; raise trainer.max_steps to continue" in capsys.readouterr().err
+    assert (
+        "out has finished: all 4 steps have been taken; raise trainer.max_steps to continue" in capsys.readouterr().err
+    )
     assert (cwd / "out/metrics.csv").read_bytes() == before
 
 

@@ -19,7 +19,7 @@ from headwise.console import Progress, say
 from headwise.data.readers import CHUNK, find_column, first_documents, join_rows, row_document
 from headwise.data.sources import TextSource, scan_text
 from headwise.data.text_cache import KeptPieces, cached_scan, file_states, require_unchanged
-from headwise.errors import UserError, require
+from headwise.errors import UserError, first_line, require
 from headwise.files import atomic_write
 from headwise.tokenizer import Piece
 
@@ -67,7 +67,7 @@ def newest_revision(name: str) -> str | None:
     except OfflineModeIsEnabled:
         return None
     except Exception as error:  # of whichever HTTP library it uses
-        say(f"{constants.ENDPOINT} does not answer ({str(error).splitlines()[0]}); looking for a copy on this machine")
+        say(f"{constants.ENDPOINT} does not answer ({first_line(error)}); looking for a copy on this machine")
         return None
 
 

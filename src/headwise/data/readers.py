@@ -20,7 +20,7 @@ from glob import glob
 from pathlib import Path
 from typing import IO, Any, cast
 
-from headwise.errors import UserError, require
+from headwise.errors import UserError, first_line, require
 from headwise.files import expand_path
 from headwise.tokenizer import SURROGATES, Piece
 
@@ -186,8 +186,7 @@ def read_parquet(file: Path, column: str) -> Iterator[Piece]:
                     number += 1
                     yield from row_document(value, f"{file}, row {number}, {column}")
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"{file} cannot be read as Parquet after row {number} ({why})") from error
+        raise UserError(f"{file} cannot be read as Parquet after row {number} ({first_line(error)})") from error
 
 
 def join_rows(rows: Iterable[Piece]) -> Iterator[Piece]:

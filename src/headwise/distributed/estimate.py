@@ -28,7 +28,7 @@ def plan_lines(run: RunConfig, model: GPT, counts: dict[str, int]) -> list[str]:
 
 
 def device_line(run: RunConfig, device: torch.device, peak: float) -> str:
-    """Describe the run's devices. `peak` is matmul_peak's."""
+    """Describe the run's devices. `peak` is the rate in FLOP/s that matmul_peak measured."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     how = run.trainer.precision + (", compiled" if run.compile else "")
     speed = f"{peak / 1e9:,.0f} GFLOP/s in a matrix product"

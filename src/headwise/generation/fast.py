@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from headwise.errors import choose
 from headwise.model.gpt import GPT
-from headwise.model.position import NoPosition
+from headwise.model.position import Position
 
 Layer = Callable[[Tensor], Tensor]
 LARGE = 1 << 18  # number of weights from which oneDNN's product is faster, although a call of it costs more
@@ -88,7 +88,7 @@ def replace_modules(module: nn.Module, linear: Callable[[nn.Linear], Layer]) -> 
             vars(module)[name] = linear(part)
         elif isinstance(part, nn.Identity | nn.Dropout):
             vars(module)[name] = identity
-        elif not isinstance(part, nn.Embedding | NoPosition):
+        elif not isinstance(part, nn.Embedding | Position):
             vars(module)[name] = part.forward
 
 

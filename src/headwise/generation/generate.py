@@ -23,7 +23,7 @@ from torch import Tensor
 
 from headwise.checkpoint import Checkpoint
 from headwise.errors import require
-from headwise.generation.sampling import Sampling, sample, uniform_numbers
+from headwise.generation.sampling import Sampling, sample_tokens, uniform_numbers
 from headwise.model.gpt import GPT
 from headwise.model.kv_cache import KVCache
 from headwise.tokenizer import TextStream, Tokenizer
@@ -63,7 +63,7 @@ class Context:
         self.pending = ids if self.pending is None else torch.cat((self.pending, ids), dim=1)
 
     def next_logits(self) -> Tensor:
-        """Return logits [B, V] after the last token of each text. Runs the model over the pending tokens, or, if the
+        """Return logits [B, V] after the last token of each text. Run the model over the pending tokens, or, if the
         window cannot hold these, over all tokens from window_start on."""
         if self.cache is None or self.pending is None or self.cache.length + self.pending.size(1) > self.cache.size:
             self.start_window()
@@ -141,7 +141,7 @@ def decode_tokens(context: Context, max_new_tokens: int, sampling: Sampling, see
     for _ in range(max_new_tokens):
         logits = context.next_logits()
         with torch.inference_mode():
-            ids = sample(logits, sampling, next(numbers), present)
+            ids = sample_tokens(logits, sampling, next(numbers), present)
             if present is not None:
                 present[torch.arange(batch, device=device), ids] = True
             context.append(ids[:, None])

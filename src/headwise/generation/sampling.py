@@ -1,7 +1,7 @@
 """Sample the next token from its logits: filters in a fixed order, then one random number for each text.
 
     sampling = Sampling(temperature=0.8, top_p=0.9)
-    ids = sample(logits, sampling, next(uniform_numbers([1, 2])))      # one token for each of two texts
+    ids = sample_tokens(logits, sampling, next(uniform_numbers([1, 2])))      # one token for each of two texts
 
 Dimensions: B texts, V vocabulary.
 """
@@ -74,7 +74,7 @@ def apply_filters(logits: Tensor, sampling: Sampling, present: Tensor | None = N
     return logits
 
 
-def sample(logits: Tensor, sampling: Sampling, uniform: Tensor, present: Tensor | None = None) -> Tensor:
+def sample_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor, present: Tensor | None = None) -> Tensor:
     """Return a token [B] for each row of logits [B, V], by inverse transform sampling: the first token up to which the
     probabilities sum to more than the row's number in `uniform` [B], from 0 to 1. Rows do not affect one another."""
     logits = logits.float()

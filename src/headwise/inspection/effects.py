@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from headwise.console import Progress
-from headwise.inspection.hooks import capture, edit_heads, uncompiled
-from headwise.model.gpt import GPT, Block, eval_mode, next_token_loss
+from headwise.inspection.hooks import capture, edit_heads
+from headwise.model.gpt import GPT, Block, eval_mode, next_token_loss, uncompiled
 
 
 def ov_copying(model: GPT, ids: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def ov_copying(model: GPT, ids: Tensor) -> Tensor:
     for block in model.blocks:
         assert isinstance(block, Block)
         attention = block.attention
-        w_v = attention.qkv.weight.split(attention.sizes)[2].detach().cpu().float() * norm_scale(block.attention_norm)
+        w_v = attention.qkv.weight.split(attention.widths)[2].detach().cpu().float() * norm_scale(block.attention_norm)
         w_v = w_v.unflatten(0, (attention.n_kv_head, -1))  # [G, D, C]
         w_v = w_v.repeat_interleave(attention.n_head // attention.n_kv_head, dim=0)  # [H, D, C]
         w_o = attention.out.weight.detach().cpu().float().unflatten(1, (attention.n_head, -1)).transpose(0, 1)
@@ -125,8 +125,8 @@ class FrozenNorm:
         norm = model.norm
         assert isinstance(norm, nn.LayerNorm | nn.RMSNorm)
         self.subtracts_mean = isinstance(norm, nn.LayerNorm)
-        centred = total - total.mean(-1, keepdim=True) if self.subtracts_mean else total
-        self.scale = (centred.square().mean(-1, keepdim=True) + (norm.eps or 0.0)).rsqrt()  # [B, T, 1]
+        centered = total - total.mean(-1, keepdim=True) if self.subtracts_mean else total
+        self.scale = (centered.square().mean(-1, keepdim=True) + (norm.eps or 0.0)).rsqrt()  # [B, T, 1]
         self.weight = norm_scale(norm).to(total.device)
         bias = getattr(norm, "bias", None)
         self.bias = torch.zeros_like(self.weight) if bias is None else bias.detach().float()  # belongs to no part

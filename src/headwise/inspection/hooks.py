@@ -18,9 +18,8 @@ C = n_embd, V = vocab_size.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.model.attention import Attend, CausalSelfAttention, causal_mask
-from headwise.model.gpt import GPT, eval_mode
+from headwise.model.gpt import GPT, eval_mode, uncompiled
 
 
 @dataclass
@@ -39,7 +38,7 @@ class AttentionMap:
     k: Tensor  # [B, G, Tk, D], after QK-norm and rotation
     v: Tensor  # [B, G, Tk, D]
     mask: Tensor  # broadcasts to [B, H, Tq, Tk]; True where a query may attend to a key
-    pattern: Tensor  # [B, H, Tq, Tk], attention weights after softmax and mask; rows are queries, columns keys
+    pattern: Tensor  # [B, H, Tq, Tk], attention weights after normalizing and mask; rows are queries, columns keys
     z: Tensor  # [B, H, Tq, D], pattern @ v
     w_o: Tensor  # [H, D, C], each head's slice of the output projection
 
@@ -56,7 +55,8 @@ class AttentionMap:
 
     @property
     def masked_scores(self) -> Tensor:
-        """Return q.k / sqrt(D) [B, H, Tq, Tk], minus infinity where masked; the softmax of these is the pattern."""
+        """Return q.k / sqrt(D) [B, H, Tq, Tk], minus infinity where masked. Normalizing these, by softmax or relu,
+        gives the pattern."""
         return self.scaled_scores.masked_fill(~self.mask, -math.inf)
 
     @property
@@ -125,12 +125,6 @@ def _replaced_attention(model: nn.Module, replacement: Callable[[int, CausalSelf
         finally:
             for module, original in zip(modules, originals, strict=True):
                 module.attend = original
-
-
-def uncompiled() -> AbstractContextManager:
-    """Return a context in which compiled modules run uncompiled. Importing torch's compiler takes a second, so it is
-    not imported if nothing was compiled."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def run_and_capture(model: GPT, ids: Tensor) -> tuple[list[AttentionMap], Tensor]:

@@ -18,8 +18,9 @@ from headwise.tokenizer import Tokenizer
 
 MAX_DRAWN = 64  # tokens of an input whose maps are drawn; an attention grid of more is not legible
 EXCERPT_TOKENS = 40  # tokens of the prompt that is taken from the validation text
-HELD_OUT = (8, 128)  # sequences and tokens of the held-out text
-N_REPEATS, MIN_REPEATS_TOKENS = 8, 4  # sequences of repeated random tokens; the least number of tokens in each
+HELD_OUT_SEQUENCES, HELD_OUT_TOKENS = 8, 128  # the size of the input of held-out text
+N_REPEATS = 8  # sequences of repeated random tokens
+MIN_REPEATS_TOKENS = 4  # the least number of tokens in each
 PROSE = re.compile(r"[^\W\d_]+( [^\W\d_]+[,.;:]?){5,}")  # a line of at least six words, single spaces between
 
 
@@ -38,7 +39,6 @@ def prompt_input(name: str, ids: list[int], tokenizer: Tokenizer, block_size: in
     length = min(MAX_DRAWN, block_size)
     key = f"callbacks.attention.prompts: {name} ({tokenizer.decode(ids)!r})"
     require(len(ids) >= 2, f"{key} has fewer than two tokens; give a longer text")
-    require(length >= 2, f"model.block_size={block_size} is too small for attention maps; give at least 2")
     if len(ids) > length:
         say(f"{name} has {len(ids)} tokens; the first {length} are recorded")
     return Input(name, torch.tensor([ids[:length]]))
@@ -53,9 +53,8 @@ def prose_excerpt(text: str) -> str:
 
 def held_out_input(tokens: Tokens, block_size: int) -> Input:
     """Return windows spread evenly over held-out text, for scores averaged over more than one prompt."""
-    batch, length = HELD_OUT
-    length = min(length, block_size, len(tokens))
-    starts = torch.linspace(0, len(tokens) - length, batch).long().unique().tolist()
+    length = min(HELD_OUT_TOKENS, block_size, len(tokens))
+    starts = torch.linspace(0, len(tokens) - length, HELD_OUT_SEQUENCES).long().unique().tolist()
     windows = [torch.from_numpy(tokens[start : start + length].astype(np.int64)) for start in starts]
     return Input("val", torch.stack(windows), drawn=False)
 
@@ -66,8 +65,8 @@ def ordinary_tokens(tokenizer: Tokenizer) -> list[int]:
     return [i for i in ids if "\n" not in tokenizer.decode([i])]
 
 
-def repeats_input(tokens: Sequence[int], block_size: int) -> list[Input]:
-    """Return an input of random tokens that repeat, the same at every call, or [] if block_size is too small for it.
+def repeats_inputs(tokens: Sequence[int], block_size: int) -> list[Input]:
+    """Return one input of random tokens that repeat, the same at every call, or none if block_size is too small for it.
     Each sequence has its own period, so that attending a fixed distance back does not help (Olsson et al. 2022)."""
     generator = torch.Generator().manual_seed(0)
     length = min(MAX_DRAWN, block_size)

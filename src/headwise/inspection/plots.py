@@ -235,18 +235,15 @@ def head_timeline(
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def loss_curve(rows: list[dict[str, str]], path: Path) -> None:
-    """Write training and validation loss over steps as a PNG, from the rows of metrics.csv."""
+def loss_curve(losses: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
+    """Write the losses, "train" and "val" -> (step, loss), as a PNG with one curve each."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    train, val = (
-        [(int(row["step"]), float(row[name])) for row in rows if row[name]] for name in ("train_loss", "val_loss")
-    )
-    _draw_curve(axes, train, "training, one batch", TRAIN_CURVE)
-    _draw_curve(axes, val, "validation, whole split", MARKED_CURVE)
-    step, best = min(val, key=lambda point: point[1])
+    _draw_curve(axes, losses["train"], "training, one step", TRAIN_CURVE)
+    _draw_curve(axes, losses["val"], "validation", MARKED_CURVE)
+    step, best = min(losses["val"], key=lambda point: point[1])
     axes.set_title(f"best validation loss {best:.4f}, at step {step}", fontsize=10)
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.25)

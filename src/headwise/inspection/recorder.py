@@ -27,7 +27,7 @@ from headwise.files import CsvTable, atomic_write, write_text
 from headwise.inspection.effects import EFFECTS, repeat_losses
 from headwise.inspection.head_scores import PATTERN_METRICS, REPEATS_METRICS, THRESHOLDS, pattern_scores, value_norms
 from headwise.inspection.hooks import AttentionMap, run_and_capture
-from headwise.inspection.inputs import HELD_OUT, Input, main_input
+from headwise.inspection.inputs import HELD_OUT_TOKENS, Input, main_input
 from headwise.inspection.plots import attention_grid, head_timeline, metric_grid
 from headwise.model.gpt import GPT
 from headwise.tokenizer import Tokenizer
@@ -107,16 +107,16 @@ class Recorder:
         self.labels = {  # input whose maps are drawn -> the tokens of its first sequence, as they are shown
             each.name: [tokenizer.label(i) for i in each.ids[0].tolist()] for each in inputs if each.drawn
         }
-        self.heads = CsvTable(folder / "heads.csv", HEADS_COLUMNS)
-        self.repeats = CsvTable(folder / "repeats.csv", REPEATS_COLUMNS)
+        self.heads_table = CsvTable(folder / "heads.csv", HEADS_COLUMNS)
+        self.repeats_table = CsvTable(folder / "repeats.csv", REPEATS_COLUMNS)
         self.page = folder / "view.html"
 
     def begin(self, step: int) -> None:
         """Start, or resume after `step`: remove the rows and files of later steps. Raise UserError for a damaged
         file."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.heads.begin(step)
-        self.repeats.begin(step)
+        self.heads_table.keep_until(step)
+        self.repeats_table.keep_until(step)
         for file in [*self.folder.glob("maps_*_step_*.png"), *self.folder.glob("steps/step_*.npz")]:
             if step_of(file) > step:
                 file.unlink()
@@ -126,9 +126,9 @@ class Recorder:
         """Take a snapshot and write its scores; with `pictures` also draw it, and write the page of all steps so far.
         The model does not change."""
         snapshot = take_snapshot(model, self.inputs, step, effects)
-        self.heads.append(snapshot.rows)
+        self.heads_table.append(snapshot.rows)
         if snapshot.repeat_losses:
-            self.repeats.append([dict(zip(REPEATS_COLUMNS, (step, *snapshot.repeat_losses), strict=True))])
+            self.repeats_table.append([dict(zip(REPEATS_COLUMNS, (step, *snapshot.repeat_losses), strict=True))])
         if pictures:
             from headwise.inspection.page.page import render
 
@@ -140,11 +140,12 @@ class Recorder:
     def finish(self, model: GPT, step: int) -> Snapshot:
         """Record the last step with EFFECTS, in place of an earlier snapshot of the same step, and draw the
         timelines."""
-        self.heads.begin(step - 1)
-        self.repeats.begin(step - 1)
+        self.heads_table.keep_until(step - 1)
+        self.repeats_table.keep_until(step - 1)
         snapshot, saved, losses = self.record(model, step, effects=EFFECTS), self.saved_steps(), self.losses()
         scores = unstack_scores([arrays["scores"] for arrays in saved.values()])
-        on_repeats = {"on repeats": [(int(row["step"]), float(row["repeated_loss"])) for row in self.repeats.rows()]}
+        repeated = self.repeats_table.rows()
+        on_repeats = {"on repeats": [(int(row["step"]), float(row["repeated_loss"])) for row in repeated]}
         for name in (name for name in THRESHOLDS if name in scores):
             curves = losses | on_repeats if name in REPEATS_METRICS else losses
             title = f"{name} on {main_input(self.inputs, name)}"
@@ -250,7 +251,7 @@ def colour_limits(metric: str, values: np.ndarray) -> tuple[float, float]:
     """Return the scores at the ends of a grid's colour scale: the same at every step, or, for metrics that are measured
     once, the greatest score."""
     if metric.startswith("mean_distance"):
-        return 0.0, float(HELD_OUT[1] / 2)
+        return 0.0, HELD_OUT_TOKENS / 2
     if metric == "ov_copying":
         return -1.0, 1.0
     if metric in EFFECTS:

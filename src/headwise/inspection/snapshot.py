@@ -23,7 +23,7 @@ from headwise.errors import require
 from headwise.generation.generate import window_start
 from headwise.inspection.effects import EFFECTS
 from headwise.inspection.head_scores import PATTERN_METRICS, head_description, normalize_rows, own_token
-from headwise.inspection.inputs import MAX_DRAWN, Input, ordinary_tokens, repeats_input
+from headwise.inspection.inputs import MAX_DRAWN, Input, ordinary_tokens, repeats_inputs
 from headwise.inspection.page.page import Page, Prompt, View, render
 from headwise.inspection.plots import attention_grid
 from headwise.inspection.recorder import HEAD_METRICS, Snapshot, first_patterns, page_arrays, page_prompt, take_snapshot
@@ -76,14 +76,14 @@ def tokenize(checkpoint: Checkpoint, text: str, key: str = "the text") -> Tokeni
 
 def text_snapshot(checkpoint: Checkpoint, name: str, ids: list[int], effects: Iterable[str] = EFFECTS) -> Snapshot:
     """Return the snapshot of a text's token ids and of repeated random tokens."""
-    repeats = repeats_input(ordinary_tokens(checkpoint.tokenizer), checkpoint.model.config.block_size)
+    repeats = repeats_inputs(ordinary_tokens(checkpoint.tokenizer), checkpoint.model.config.block_size)
     inputs = [Input(name, torch.tensor([ids])), *repeats]
     return take_snapshot(checkpoint.model, inputs, int(checkpoint.about.get("step", 0)), effects)
 
 
 def text_view(checkpoint: Checkpoint, texts: list[TokenizedText], start: dict[str, Any] | None = None) -> View:
-    """Return the contents of the page of these texts; `start` is what it shows first. Of a text longer than block_size
-    the page has the model's last context window."""
+    """Return the contents of the page of these texts; `start` is what it shows first. For a text longer than
+    block_size it shows the model's last context window."""
     config = checkpoint.model.config
     prompts = [text_prompt(checkpoint, text, start or {}) for text in texts]
     if start is None and prompts[0].generated_from is not None:

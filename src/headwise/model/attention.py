@@ -1,9 +1,9 @@
 """Masked multi-head self-attention, once written as in a textbook and once for speed.
 
 `reference_attention` and `fused_attention` have the same signature and return the same z (tests/model/test_attention.py
-compares them, forward and backward). Training and generation use the fused one, which for short sequences on a CPU is
-`short_attention`; the reference one names every step and returns the attention pattern, so that inspection swaps it in
-(inspection/hooks.py).
+compares them, forward and backward). Training and generation use the fused one for softmax; for short sequences on a
+CPU it calls `short_attention`. The reference one names every step and returns the attention pattern, so inspection
+swaps it in (inspection/hooks.py).
 
 Dimensions: B batch, T tokens (Tq queries, Tk keys), H query heads, G key/value heads (H is a multiple of G),
 D = head_dim, C = n_embd. A query at position i attends to keys 0..i.
@@ -24,7 +24,7 @@ from headwise.config import ResolvedGPTConfig
 from headwise.errors import choose
 from headwise.model.kv_cache import LayerCache
 from headwise.model.layers import NORMS
-from headwise.model.position import Angles, NoPosition
+from headwise.model.position import Angles, Position
 
 Normalize = Callable[[Tensor], Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
@@ -55,7 +55,8 @@ def reference_attention(
     dropout: float = 0.0,
     normalize: Normalize = softmax,
 ) -> tuple[Tensor, Tensor]:
-    """Return softmax(q k^T / sqrt(D) + mask) v and the softmax, step by step (Vaswani et al. 2017, eq. 1).
+    """Return normalize(q k^T / sqrt(D)) v, with masked scores at minus infinity, and the weights, step by step (Vaswani
+    et al. 2017, eq. 1).
 
     q is [B, H, Tq, D], k [B, G, Tk, D] and v [B, G, Tk, Dv]; each key/value head serves H/G query heads (Ainslie et al.
     2023). Keys and values may come from another sequence than the queries: only D must agree. mask is True where a
@@ -67,8 +68,8 @@ def reference_attention(
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # [B, H, Tk, D]
     visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
     scores = q @ k.transpose(-2, -1)  # how well each query matches each key
-    scaled_scores = scores / math.sqrt(q.size(-1))  # variance 1 whatever D is
-    masked_scores = scaled_scores.masked_fill(~visible, -math.inf)  # not the future
+    scaled_scores = scores / math.sqrt(q.size(-1))  # so that the variance does not depend on D
+    masked_scores = scaled_scores.masked_fill(~visible, -math.inf)  # hide later tokens
     pattern = normalize(masked_scores).masked_fill(~visible, 0.0)  # the weights; softmax over no key gives NaN, here 0
     z = F.dropout(pattern, dropout) @ v
     return z, pattern
@@ -79,7 +80,7 @@ SHORT = 256  # tokens up to which short_attention is faster on a CPU than torch'
 
 def short_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the z of reference_attention with softmax and the causal mask, in the fewest kernels that compute the
-    pattern. Needs as many queries as keys, as many heads of each, and no dropout."""
+    pattern. Requires as many queries as keys, as many heads of each, and no dropout."""
     future = torch.full((q.size(-2), q.size(-2)), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (q, k, v))  # [B*H, T, D]
     masked_scores = torch.baddbmm(future.expand(len(flat_q), -1, -1), flat_q, flat_k.mT, alpha=q.size(-1) ** -0.5)
@@ -135,9 +136,9 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         kind = choose("model.attention", config.attention, ATTENTIONS)
         self.n_head, self.n_kv_head, head_dim = config.n_head, config.n_kv_head, config.head_dim
-        self.heads = [self.n_head, self.n_kv_head, self.n_kv_head]  # of queries, keys and values
-        self.sizes = [n * head_dim for n in self.heads]
-        self.qkv = nn.Linear(config.n_embd, sum(self.sizes), bias=config.bias)  # W_Q, W_K, W_V side by side
+        self.head_counts = [self.n_head, self.n_kv_head, self.n_kv_head]  # of queries, keys and values
+        self.widths = [n * head_dim for n in self.head_counts]
+        self.qkv = nn.Linear(config.n_embd, sum(self.widths), bias=config.bias)  # W_Q, W_K, W_V side by side
         self.out = nn.Linear(self.n_head * head_dim, config.n_embd, bias=config.bias)  # W_O
         norm = choose("model.norm", config.norm, NORMS) if config.qk_norm else lambda *_: nn.Identity()
         self.q_norm, self.k_norm = norm(head_dim, config), norm(head_dim, config)
@@ -148,13 +149,13 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        position: NoPosition,
+        position: Position,
         angles: Angles | None,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        all_heads = split_heads(self.qkv(x), sum(self.heads))  # [B, H+G+G, T, D]
-        q, k, v = all_heads.split(self.heads, dim=1)  # [B, H, T, D], 2 x [B, G, T, D]
+        all_heads = split_heads(self.qkv(x), sum(self.head_counts))  # [B, H+G+G, T, D]
+        q, k, v = all_heads.split(self.head_counts, dim=1)  # [B, H, T, D], 2 x [B, G, T, D]
         q = position.rotate(self.q_norm(q), angles)
         k = position.rotate(self.k_norm(k), angles)
         if cache is not None:

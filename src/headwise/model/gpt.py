@@ -10,8 +10,9 @@ Dimensions: B batch, T tokens, C = n_embd, V = vocab_size.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from headwise.errors import choose, require
 from headwise.model.attention import CausalSelfAttention, causal_mask
 from headwise.model.kv_cache import KVCache, LayerCache
 from headwise.model.layers import MLPS, NORMS
-from headwise.model.position import POSITIONS, Angles, NoPosition
+from headwise.model.position import POSITIONS, Angles, Position
 from headwise.validation import validate_model
 
 IGNORE = -100  # a target that does not count
@@ -46,7 +47,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        position: NoPosition,
+        position: Position,
         angles: Angles | None,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
@@ -75,7 +76,7 @@ class GPT(nn.Module):
 
     @classmethod
     def from_weights(cls, config: GPTConfig, weights: dict[str, Tensor]) -> GPT:
-        """Return a float32 model with a copy of these weights, named as in state_dict(), without initialising it at
+        """Return a float32 model with a copy of these weights, named as in state_dict(), without initializing it at
         random first."""
         with empty_init():
             model = cls(config)
@@ -114,8 +115,8 @@ class GPT(nn.Module):
             raise ValueError(f"a sequence of {total} tokens is longer than block_size={self.config.block_size}")
         if cache is not None and total > cache.size:
             raise ValueError(f"a sequence of {total} tokens is longer than the cache's size={cache.size}")
-        if cache is not None and len(ids) != cache.batch:
-            raise ValueError(f"a batch of {len(ids)} sequences does not fit the cache's batch={cache.batch}")
+        if cache is not None and len(ids) != cache.batch_size:
+            raise ValueError(f"a batch of {len(ids)} sequences does not fit the cache's batch_size={cache.batch_size}")
         slots = torch.arange(total, device=ids.device)
         positions, mask = slots[seen:], None  # None is the causal mask
         if padding is not None:
@@ -152,8 +153,8 @@ class empty_init(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        initialises = getattr(func, "__module__", None) == "torch.nn.init"  # no module uses what these return
-        return None if initialises else func(*args, **(kwargs or {}))
+        initializes = getattr(func, "__module__", None) == "torch.nn.init"  # no module uses what these return
+        return None if initializes else func(*args, **(kwargs or {}))
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -174,6 +175,12 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def uncompiled() -> AbstractContextManager:
+    """Return a context in which compiled modules run uncompiled. Importing torch's compiler takes a second, so it is
+    not imported if nothing was compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def scaled_normal_init(model: GPT) -> None:

@@ -1,6 +1,6 @@
 """The key/value cache: keys and values of earlier tokens, stored so that each is computed once.
 
-    cache = KVCache(model.config, batch=1)
+    cache = KVCache(model.config, batch_size=1)
     logits = model(prompt, cache=cache)         # all at once, or in chunks
     logits = model(next_id, cache=cache)        # one token: its query against all keys so far
 
@@ -38,21 +38,20 @@ class LayerCache(NamedTuple):
 
 
 class KVCache:
-    """Keys and values of every layer for `batch` sequences of up to `size` tokens (default: block_size)."""
+    """Keys and values of every layer for `batch_size` sequences of up to `size` tokens (default: block_size)."""
 
-    def __init__(self, config: ResolvedGPTConfig, batch: int, size: int | None = None):
-        self.batch = batch
+    def __init__(self, config: ResolvedGPTConfig, batch_size: int, size: int | None = None):
+        self.batch_size = batch_size
         self.size = config.block_size if size is None else size
-        self.shape = (config.n_layer, batch, config.n_kv_head, self.size, config.head_dim)  # L, B, G, S, D
-        self.memory: tuple[Tensor, Tensor] | None = None  # keys and values of all layers, [L, B, G, S, D] each
-        self.layers: list[tuple[Tensor, Tensor]] = []  # the same for each layer, [B, G, S, D] each
+        self.shape = (config.n_layer, batch_size, config.n_kv_head, self.size, config.head_dim)  # L, B, G, S, D
+        self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, [B, G, S, D] each
         self.length = 0  # tokens in the cache, the same for every sequence of the batch
 
     def tensors(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values [B, G, S, D], allocated with the dtype and device of `like`."""
-        if self.memory is None:
-            self.memory = like.new_zeros(self.shape), like.new_zeros(self.shape)
-            self.layers = [(self.memory[0][i], self.memory[1][i]) for i in range(self.shape[0])]
+        if not self.layers:
+            keys, values = like.new_zeros(self.shape), like.new_zeros(self.shape)  # [L, B, G, S, D] each
+            self.layers = list(zip(keys, values, strict=True))
         return self.layers[layer]
 
     def layer(self, index: int) -> LayerCache:

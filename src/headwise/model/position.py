@@ -19,8 +19,9 @@ from headwise.config import ResolvedGPTConfig
 Angles = tuple[Tensor, Tensor]  # cosines and sines, [(B,) 1, T, D/2] each
 
 
-class NoPosition(nn.Module):
-    """No positions: the causal mask alone gives the order (Haviv et al. 2022)."""
+class Position(nn.Module):
+    """Base class of all kinds. By itself it encodes no position: the causal mask alone gives the order (Haviv et al.
+    2022)."""
 
     def __init__(self, config: ResolvedGPTConfig):
         super().__init__()
@@ -38,7 +39,7 @@ class NoPosition(nn.Module):
         return x
 
 
-class LearnedPosition(NoPosition):
+class LearnedPosition(Position):
     """One learned vector for each position, added to the embedding (GPT-2)."""
 
     def __init__(self, config: ResolvedGPTConfig):
@@ -49,7 +50,7 @@ class LearnedPosition(NoPosition):
         return x + self.table(positions)
 
 
-class SinusoidalPosition(NoPosition):
+class SinusoidalPosition(Position):
     """Sines and cosines of geometrically growing wavelengths, added to the embedding times sqrt(C), which brings the
     embedding up to their size (Vaswani et al. 2017, sections 3.4 and 3.5). Nothing is learned."""
 
@@ -66,7 +67,7 @@ class SinusoidalPosition(NoPosition):
         return x * math.sqrt(x.size(-1)) + self.table[positions].to(x.dtype)
 
 
-class RotaryPosition(NoPosition):
+class RotaryPosition(Position):
     """Queries and keys rotated by an angle that grows with the position, so that their product depends on the
     distance alone (Su et al. 2021, RoFormer, eq. 15). Feature i is paired with feature i + D/2."""
 
@@ -95,5 +96,5 @@ POSITIONS = {
     "learned": LearnedPosition,
     "sinusoidal": SinusoidalPosition,
     "rotary": RotaryPosition,
-    "none": NoPosition,
+    "none": Position,
 }

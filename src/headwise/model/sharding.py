@@ -64,8 +64,8 @@ def gather_model(model: GPT, is_first: bool) -> GPT | None:
 
 
 def compile_in_place(model: GPT) -> None:
-    """Compile the model without changing the names of its weights. Of a sharded model, compile what each block does
-    once it is gathered."""
+    """Compile the model without changing the names of its weights. For a sharded model, compile each block's
+    computation and not the gathering."""
     if not isinstance(model, FSDPModule):
         model.compile()
         return

@@ -43,7 +43,7 @@ class Multirun(Callback):
     total, began = 0, 0.0  # number of runs, and when the first started
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Check the grid, set the folder of all runs, and start to print progress. Exits if the grid cannot run."""
+        """Check the grid, set the folder of all runs, and start to print progress. Exit if the grid cannot run."""
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which glob(...) needs
         given = parser.parse_overrides(list(config.hydra.overrides.task))
         values = {  # key -> its values where there are several; of a key given twice the last counts, as in Hydra

@@ -18,14 +18,14 @@ from headwise.config import TrainConfig
 from headwise.console import say
 from headwise.data.datamodule import TextDataModule
 from headwise.data.token_files import TokenFiles
-from headwise.errors import UserError
+from headwise.errors import UserError, first_line
 from headwise.inspection.inputs import (
     EXCERPT_TOKENS,
     held_out_input,
     ordinary_tokens,
     prompt_input,
     prose_excerpt,
-    repeats_input,
+    repeats_inputs,
 )
 from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT
@@ -57,7 +57,7 @@ def build_module(
     about |= {"text": token_files.manifest["text"], "versions": versions(), "git_commit": git_commit()}
     compiled = run.compile and compiler_works(device)
     if compiled:
-        say("compiling with the first step, which takes up to a minute, or some seconds with a warm cache")
+        say("compiling in the first step, which takes up to a minute, or a few seconds with a warm cache")
     # MetricsLog passes whole rows to the loggers.
     return TrainingModule(
         model, token_files, run.optimizer, run.schedule, run.seed, about, compile=compiled, log_to_loggers=False
@@ -70,8 +70,7 @@ def compiler_works(device: torch.device) -> bool:
         layer = nn.Linear(2, 2).to(device)
         torch.compile(layer, fullgraph=True)(torch.ones(2, 2, device=device))
     except Exception as error:  # whatever the platform lacks, training continues without it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"compile: no compiler works here ({reason}); training without")
+        say(f"compile: no compiler works here ({first_line(error)}); training without compilation")
         torch.compiler.reset()
         return False
     return True
@@ -90,8 +89,8 @@ def build_datamodule(run: RunConfig, token_files: TokenFiles) -> TextDataModule:
 
 
 def build_callbacks(run: RunConfig, folder: Path, token_files: TokenFiles, peak: float) -> list[L.Callback]:
-    """Return the run's callbacks; `peak` is matmul_peak's. Prompts that are not given are parts of the validation
-    text."""
+    """Return the run's callbacks. `peak` is the rate in FLOP/s that matmul_peak measured. Prompts that are not given
+    are parts of the validation text."""
     tokenizer, config = token_files.tokenizer, run.callbacks
     val_every, stopwatch = run.trainer.val_check_interval, Stopwatch()
     held_out = [i for i in token_files.tokens("val")[:8192].tolist() if i != tokenizer.end_of_text]
@@ -120,7 +119,7 @@ def build_recorder(run: RunConfig, folder: Path, token_files: TokenFiles, excerp
         for i, prompt in enumerate(run.callbacks.attention.prompts, start=1)
     ]
     inputs = [prompt_input(name, ids, tokenizer, block_size) for name, ids in prompts or [("text", excerpt)]]
-    inputs += repeats_input(ordinary_tokens(tokenizer), block_size)
+    inputs += repeats_inputs(ordinary_tokens(tokenizer), block_size)
     inputs.append(held_out_input(token_files.tokens("val"), block_size))
     return Recorder(folder / "attention", tokenizer, inputs, str(folder), partial(read_losses, folder / "metrics.csv"))
 
@@ -153,4 +152,4 @@ def build_trainer(
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         keys = ("accelerator", "devices", "strategy", "precision")
         given = " ".join(f"trainer.{key}={getattr(config.trainer, key)}" for key in keys)
-        raise UserError(f"{given}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{given}: {first_line(error)}") from error

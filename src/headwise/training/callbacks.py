@@ -29,7 +29,7 @@ from headwise.files import atomic_write, write_text
 from headwise.generation.generate import generate_tokens
 from headwise.generation.sampling import Sampling
 from headwise.inspection.recorder import Recorder
-from headwise.model.gpt import GPT, eval_mode
+from headwise.model.gpt import GPT, eval_mode, uncompiled
 from headwise.model.sharding import gather_model
 from headwise.training.lightning_module import TrainingModule, step_ended
 from headwise.training.loggers import log_step
@@ -59,7 +59,7 @@ class EveryNSteps(Callback):
             self.on_nth_step(trainer, pl_module)
 
     def on_nth_step(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        """Do what is due."""
+        """Act on this step; subclasses override it."""
 
 
 class Stopwatch:
@@ -229,8 +229,7 @@ class TextSamples(EveryNSteps):
         if model is None:
             return
         sampling = Sampling(temperature=self.config.temperature)
-        eager = torch.compiler.set_stance("force_eager")  # or each length would be compiled
-        with self.stopwatch.paused(), eval_mode(model), eager:
+        with self.stopwatch.paused(), eval_mode(model), uncompiled():  # or each length would be compiled
             new = generate_tokens(model, [self.prompt], self.config.tokens, sampling, [0])
             ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
@@ -255,7 +254,7 @@ class AttentionMaps(EveryNSteps):
     def is_due_at(self, step: int, max_steps: int) -> bool:
         if self.every_n_steps is None or step >= max_steps:  # the last step's is on_fit_end's
             return False
-        power_of_four = step.bit_count() == 1 and step % 3 == 1
+        power_of_four = step.bit_count() == 1 and step % 3 == 1  # the powers of two that are 1 modulo 3
         return step % self.every_n_steps == 0 if step >= self.every_n_steps else power_of_four
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -21,12 +21,12 @@ from headwise.checkpoint import checkpoint_entry
 from headwise.config import OptimizerConfig, ScheduleConfig
 from headwise.data.token_files import TokenFiles
 from headwise.errors import RunError
-from headwise.model.gpt import GPT, IGNORE, next_token_loss
+from headwise.model.gpt import GPT, IGNORE, next_token_loss, uncompiled
 from headwise.model.sharding import compile_in_place, full_scalar, shard_model
 from headwise.training.optimizers import make_optimizer
 from headwise.training.schedules import multiplier
 
-DIVERGED = 2  # a loss above this many times that of guessing is a divergence
+DIVERGED = 2  # a loss above DIVERGED * ln(vocab_size) + 1 is a divergence
 
 
 def step_ended(trainer: L.Trainer, batch_idx: int) -> bool:
@@ -37,7 +37,7 @@ def step_ended(trainer: L.Trainer, batch_idx: int) -> bool:
 class TrainingModule(L.LightningModule):
     """LightningModule that trains a GPT to predict the next token.
 
-    Logs train_loss, lr and grad_norm every `log_every_n_steps` of its Trainer, and val_loss and val_bits_per_byte at
+    Log train_loss, lr and grad_norm every `log_every_n_steps` of its Trainer, and val_loss and val_bits_per_byte at
     each validation: to callbacks such as EarlyStopping, and to the Trainer's loggers unless `log_to_loggers` is False.
     `about` is written into every checkpoint, as plain values.
     """
@@ -132,7 +132,7 @@ class TrainingModule(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         inputs, targets = batch
-        with torch.compiler.set_stance("force_eager"):  # its batches have another size; compiling for that does not pay
+        with uncompiled():  # its batches have another size, which is not worth compiling for
             self.val_sum += float(next_token_loss(self.model(inputs), targets, reduction="sum"))
         self.val_count += int((targets != IGNORE).sum())
 
@@ -169,7 +169,7 @@ class TrainingModule(L.LightningModule):
                 raise RunError(
                     f"the training diverged by step {self.global_step}: its {name} is {value:.4g}{than}; try a smaller "
                     f"optimizer.lr{' and optimizer.muon_lr' if self.optimizer_config.kind == 'muon' else ''} or a "
-                    "longer schedule.warmup_steps. Checkpoints, where there are any, are from before it"
+                    "longer schedule.warmup_steps. Existing checkpoints were written before the divergence"
                 )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

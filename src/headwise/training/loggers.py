@@ -13,8 +13,8 @@ from PIL import Image
 
 from headwise.config import LoggerConfig
 from headwise.console import say
-from headwise.errors import choose, require
-from headwise.files import shorten
+from headwise.errors import choose, first_line, require
+from headwise.files import relative_to_cwd
 
 
 def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str | None, sweep: str | None) -> Logger:
@@ -43,8 +43,7 @@ def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str
     try:
         run = wandb.init(mode=mode, **settings, **resumed)
     except Exception as error:  # whatever it is, training continues
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"W&B could not start ({reason}); logging offline")
+        say(f"W&B could not start ({first_line(error)}); logging offline")
         run = wandb.init(mode="offline", **settings)
     run.define_metric("trainer/global_step")  # the x-axis of every chart
     run.define_metric("*", step_metric="trainer/global_step")
@@ -108,14 +107,14 @@ def log_step(
                 logger.experiment.add_image(name, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
 
 
-def wandb_run_path(logger: Logger | None) -> str | None:
+def wandb_location(logger: Logger | None) -> str | None:
     """Return the address of the W&B run, or the command that uploads an offline one; None without W&B."""
     if not isinstance(logger, WandbLogger):
         return None
     run = logger.experiment
     if run.disabled:
         return None
-    return f"offline; with an account: wandb sync {shorten(Path(run.dir).parent)}" if run.offline else run.url
+    return f"offline; with an account: wandb sync {relative_to_cwd(Path(run.dir).parent)}" if run.offline else run.url
 
 
 def close_logger(logger: Logger | None, failed: bool) -> None:

@@ -35,7 +35,7 @@ def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory that this process has held so far, in MB: the GPU's, or else the machine's."""
+    """Return the peak memory of this process so far in MB: allocated on the GPU, or else resident in host memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
@@ -43,8 +43,8 @@ def peak_memory(device: torch.device) -> float:
 
 
 class MetricsLog(EveryNSteps):
-    """Write a row of metrics.csv, and pass it to the loggers, every n steps and at each validation. `peak` is
-    matmul_peak's; mfu is the fraction of it that the model's own operations use."""
+    """Write a row of metrics.csv, and pass it to the loggers, every n steps and at each validation. `peak` is the
+    rate in FLOP/s that matmul_peak measured; mfu is the model's own FLOP/s divided by it, per device."""
 
     def __init__(
         self, path: Path, every_n_steps: int, val_every: int, tokens_per_step: int, peak: float, stopwatch: Stopwatch
@@ -67,7 +67,7 @@ class MetricsLog(EveryNSteps):
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.table.begin(trainer.global_step)
+        self.table.keep_until(trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

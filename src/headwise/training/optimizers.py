@@ -34,7 +34,7 @@ def muon(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return Muon for the matrices inside the blocks, AdamW for everything else."""
     matrices = {name: p for name, p in model.named_parameters() if name.startswith("blocks.") and p.dim() == 2}
     # W_Q, W_K and W_V are three matrices, stored in one.
-    sizes = {id(m.qkv.weight): m.sizes for m in model.modules() if isinstance(m, CausalSelfAttention)}
+    sizes = {id(m.qkv.weight): m.widths for m in model.modules() if isinstance(m, CausalSelfAttention)}
     parts = [sizes.get(id(p), [len(p)]) for p in matrices.values()]
     rest = [p for name, p in model.named_parameters() if name not in matrices]
     hidden = {
@@ -104,7 +104,7 @@ class Muon(torch.optim.AdamW):
             state = self.state[p]
             if not state:
                 state["momentum"], state["step"] = torch.zeros_like(p), torch.tensor(0.0)
-            state["step"] += 1  # AdamW's loading looks for it
+            state["step"] += 1  # Adam.__setstate__ reads it when a state is loaded
             state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             update = p.grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
             p.mul_(1 - group["lr"] * group["weight_decay"])

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from headwise.config import (
-    PRESET_KEYS,
+    ARCHITECTURE_KEYS,
     CallbacksConfig,
     DataConfig,
     GPTConfig,
@@ -30,7 +30,7 @@ from headwise.config import (
     TrainerConfig,
     dotted_keys,
 )
-from headwise.errors import choose, require
+from headwise.errors import UserError, choose, require
 from headwise.model.gpt import GPT
 from headwise.training.optimizers import OPTIMIZERS
 from headwise.training.schedules import SCHEDULES
@@ -41,7 +41,7 @@ DTYPES = {  # of trainer.precision; float16 is left out: it needs a loss scale, 
     "bf16-true": torch.bfloat16,
     "64-true": torch.float64,
 }
-# compile=auto compiles runs of at least so many floating-point operations, in which it saves more time than it costs:
+# compile=auto compiles runs of at least this many floating-point operations, in which it saves more time than it costs:
 # about half a minute for a model of four layers, some seconds with a warm cache.
 COMPILE_FROM = {"cpu": 2e13, "cuda": 2e16}
 # Keys that a resumed run must not change, since its result depends on them.
@@ -56,7 +56,8 @@ FIXED_PER_DEVICE_COUNT = ("data.batch_size", "compile")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The configuration of one run, without `auto`. Nothing assigns to it or to its parts."""
+    """The configuration of one run, in which compile and trainer.precision are no longer auto. Nothing assigns to it or
+    to its parts."""
 
     model: GPTConfig
     tokenizer: TokenizerConfig
@@ -101,20 +102,20 @@ def resolve(
     n_devices: int,
     device: str,
     initial_config: GPTConfig | None = None,
-    saved_facts: Mapping[str, Any] | None = None,
+    saved_about: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Return the configuration that the run trains with.
 
     `vocab_size` is the tokenizer's, `device` the kind of device (cpu, cuda, mps), `initial_config` that of the model to
-    start from (initial_model_config), and `saved_facts` the `about` of a checkpoint of the run to resume. Raise
+    start from (initial_model_config), and `saved_about` the `about` of a checkpoint of the run to resume. Raise
     UserError if the vocabulary or the batches do not fit.
     """
-    saved = saved_facts["config"] if saved_facts else None
+    saved = saved_about["config"] if saved_about else None
     model = initial_config or config.model
     size = model.vocab_size or vocab_size
     require(size >= vocab_size, f"model.vocab_size={size} is below the tokenizer's {vocab_size}; leave it out")
     data = config.data
-    if saved_facts and saved and saved_facts.get("devices", 1) != n_devices:  # the batch of a run does not change
+    if saved_about and saved and saved_about.get("devices", 1) != n_devices:  # the batch of a run does not change
         data = replace(data, global_batch_size=data.global_batch_size or saved["data"]["global_batch_size"])
     global_batch_size, accumulate = batch_arithmetic(data, n_devices)
     precision = config.trainer.precision
@@ -161,18 +162,19 @@ def initial_model_config(config: GPTConfig, initial: GPTConfig, overrides: list[
     another model or tokenizer; `where` names the initial model."""
     given = {override.split("=")[0].lstrip("+") for override in overrides}
     for key in sorted(key for key in given if key.split(".")[0] == "tokenizer"):
-        require(False, f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")
-    for name, theirs in asdict(initial).items():
-        ours = getattr(replace(initial, **{name: getattr(config, name)}).resolved(), name)  # a null is theirs as well
-        is_given = f"model.{name}" in given or ("model" in given and name in PRESET_KEYS)
+        raise UserError(f"{key}: the model of init_from={where} has its own tokenizer; leave {key} out")
+    # The initial sizes stand for a null of `config`.
+    for name, initial_value in asdict(initial).items():
+        value = getattr(replace(initial, **{name: getattr(config, name)}).resolved(), name)
+        is_given = f"model.{name}" in given or ("model" in given and name in ARCHITECTURE_KEYS)
         if name == "block_size":
-            fits = not is_given or ours <= theirs
-            require(fits, f"model.block_size={ours} is above the {theirs} of init_from={where}")
+            fits = not is_given or value <= initial_value
+            require(fits, f"model.block_size={value} is above the {initial_value} of init_from={where}")
         elif name == "init":
-            require(not is_given, f"model.init={ours} has no meaning with init_from={where}; leave it out")
+            require(not is_given, f"model.init={value} has no meaning with init_from={where}; leave it out")
         elif name != "dropout":
-            same = not is_given or ours == theirs
-            require(same, f"model.{name}={ours} differs from {theirs} in init_from={where}")
+            same = not is_given or value == initial_value
+            require(same, f"model.{name}={value} differs from {initial_value} in init_from={where}")
     shorter = min(config.block_size, initial.block_size)
     return replace(initial, block_size=shorter, dropout=config.dropout, init=config.init)
 
@@ -216,7 +218,7 @@ def why_finished(saved: dict, run: RunConfig) -> str | None:
     """Return why the checkpoint's run has no step left to take, and what to change to continue it; None if it has."""
     step, patience = saved["global_step"], run.callbacks.early_stopping.patience
     if step >= run.trainer.max_steps:
-        return f"{step} steps are taken; raise trainer.max_steps to continue"
+        return f"all {step} steps have been taken; raise trainer.max_steps to continue"
     waited = [state["wait_count"] for name, state in saved["callbacks"].items() if name.startswith("EarlyStopping")]
     if patience and waited and waited[0] >= patience:
         return f"it stopped early at step {step}; raise callbacks.early_stopping.patience to continue"

@@ -11,25 +11,25 @@ from headwise.errors import choose
 
 
 def cosine(progress: float, config: ScheduleConfig) -> float:
-    """Fall from 1 to min_lr_ratio along half a cosine (Loshchilov & Hutter 2017)."""
+    """Return a multiplier that falls from 1 to min_lr_ratio along half a cosine (Loshchilov & Hutter 2017)."""
     floor = config.min_lr_ratio
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def linear(progress: float, config: ScheduleConfig) -> float:
-    """Fall from 1 to min_lr_ratio linearly."""
+    """Return a multiplier that falls linearly from 1 to min_lr_ratio."""
     return 1 + (config.min_lr_ratio - 1) * progress
 
 
 def wsd(progress: float, config: ScheduleConfig) -> float:
-    """Stay at 1, and fall to min_lr_ratio linearly in the last decay_fraction: warmup, stable, decay (Hu et al.
-    2024)."""
+    """Return 1 until the last decay_fraction of the run, in which the multiplier falls linearly to min_lr_ratio:
+    warmup, stable, decay (Hu et al. 2024)."""
     decayed = (progress - (1 - config.decay_fraction)) / config.decay_fraction
     return linear(max(0.0, decayed), config)
 
 
 def constant(progress: float, config: ScheduleConfig) -> float:
-    """Stay at 1."""
+    """Return 1."""
     return 1.0
 
 

@@ -13,14 +13,14 @@ from headwise.files import CsvTable
 from headwise.inspection.plots import loss_curve
 from headwise.inspection.recorder import step_of
 from headwise.training.callbacks import read_samples
-from headwise.training.metrics import METRICS_COLUMNS
+from headwise.training.metrics import METRICS_COLUMNS, read_losses
 
 
 def summarize(folder: Path, overrides: list[str], parameters: int, wandb_run: str | None, seconds: float) -> dict:
     """Return the summary of a run, from the files that it has written, and draw its loss curve. `seconds` is the wall
     time of this process."""
     rows = CsvTable(folder / "metrics.csv", METRICS_COLUMNS).rows()
-    loss_curve(rows, folder / "loss.png")
+    loss_curve(read_losses(folder / "metrics.csv"), folder / "loss.png")
     validated = [row for row in rows if row["val_loss"]]
     best = min(validated, key=lambda row: float(row["val_loss"]))
     steps, tokens, trained = int(rows[-1]["step"]), int(rows[-1]["tokens"]), float(rows[-1]["seconds"])
@@ -36,7 +36,7 @@ def summarize(folder: Path, overrides: list[str], parameters: int, wandb_run: st
         "train_tokens": tokens,
         "parameters": parameters,
         "wall_seconds": round(seconds, 2),  # of this process
-        "train_seconds": trained,  # of all, resumed parts included
+        "train_seconds": trained,  # over all parts of a resumed run
         "tokens_per_second": round(tokens / trained, 1),
         "threads": torch.get_num_threads(),
         "run_dir": str(folder),

@@ -38,11 +38,11 @@ from headwise.data.token_files import TokenFiles, prepare
 from headwise.distributed.processes import rank, rank_zero_first
 from headwise.errors import Pruned
 from headwise.evaluation import evaluate_split
-from headwise.files import locked_folder, shorten, write_text
+from headwise.files import locked_folder, relative_to_cwd, write_text
 from headwise.model.gpt import GPT
 from headwise.training import build
 from headwise.training.lightning_module import TrainingModule
-from headwise.training.loggers import close_logger, make_logger, validate_logger, wandb_run_path
+from headwise.training.loggers import close_logger, make_logger, validate_logger, wandb_location
 from headwise.training.resolve import (
     DTYPES,
     RunConfig,
@@ -88,14 +88,15 @@ def train(
         set_backends(config)
         resume_from, saved = read_checkpoint(config, info.folder, is_first)
         initial = load_initial_model(config, resume_from, info.overrides)
-        token_files = rank_zero_first("text", partial(prepare_text, config, initial))
+        tokenizer = initial.tokenizer if initial else None
+        token_files = rank_zero_first("text", partial(prepare, config.data, config.tokenizer, tokenizer))
         run = resolve(
             config,
             vocab_size=token_files.tokenizer.vocab_size,
             n_devices=n_devices,
             device=device.type,
             initial_config=initial.model.config if initial else None,
-            saved_facts=saved["headwise"]["about"] if saved else None,
+            saved_about=saved["headwise"]["about"] if saved else None,
         )
         if saved and resume_from:
             validate_resume(saved, run, token_files.key, resume_from)
@@ -114,7 +115,7 @@ def train(
         module = build.build_module(run, model, token_files, saved_config, device)
         plan.append(device_line(run, device, peak))
         logger = begin_folder(run, info, saved_config, plan) if is_first else None
-        wandb_run = wandb_run_path(logger)
+        wandb_run = wandb_location(logger)
         trainer = build.build_trainer(run, run.accumulate, callbacks, logger)
         fit(trainer, module, datamodule, resume_from, run, info)
         return write_summary(run, info, module, token_files, wandb_run, start) if is_first else None
@@ -123,7 +124,7 @@ def train(
 def info_of_job() -> RunInfo:
     """Return the RunInfo of Hydra's job. A run of a multirun is named by its number and the values that vary."""
     hydra = HydraConfig.get()
-    folder = shorten(Path(hydra.runtime.output_dir))
+    folder = relative_to_cwd(Path(hydra.runtime.output_dir))
     is_multirun = hydra.mode == RunMode.MULTIRUN
     whole = folder.parent if is_multirun else folder
     resume_hint = f"the same command with resume=auto run_dir={whole} continues from its last checkpoint"
@@ -196,11 +197,6 @@ def load_initial_model(config: TrainConfig, resume_from: Path | None, overrides:
     return replace(initial, model=GPT.from_weights(model_config, weights))
 
 
-def prepare_text(config: TrainConfig, initial: Checkpoint | None) -> TokenFiles:
-    """Return the run's text as tokens, of the initial model's tokenizer if there is one."""
-    return prepare(config.data, config.tokenizer, initial.tokenizer if initial else None)
-
-
 def finished_summary(saved: dict, run: RunConfig, folder: Path) -> dict | None:
     """Return the summary of a run that has finished, and print why it has; None if the run continues."""
     why, file = why_finished(saved, run), folder / "summary.json"
@@ -266,7 +262,6 @@ def write_summary(
     parameters = module.model.n_parameters()
     summary = summarize(info.folder, info.overrides, parameters, wandb_run, time.monotonic() - start)
     if run.data.val_tokens:  # the run validated on a part of the split; the summary has the loss over all of it
-        best = info.folder / "checkpoints" / "best.ckpt"
-        summary |= evaluate_split(best, token_files, str(module.device))
+        summary |= evaluate_split(Path(summary["checkpoint"]), token_files, str(module.device))
     write_text(info.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
