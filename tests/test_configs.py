@@ -55,10 +55,34 @@ def test_every_choice_composes_and_builds(choice, tmp_path):
     assert build_callbacks(run, Path("nowhere"), token_files, peak=1.0)
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.combinations(CHOICES, 2))
-def test_choices_of_different_groups_go_together(first, second):
-    if first.split("=")[0] != second.split("=")[0]:
-        validate(composed(first, second))
+def group_of(choice):
+    return choice.split("=")[0]
+
+
+def rows_with_all_pairs(choices):
+    """Yield rows of one choice from each group, so that any two choices of different groups are in a row together."""
+    pairs = {pair for pair in itertools.combinations(choices, 2) if group_of(pair[0]) != group_of(pair[1])}
+    while pairs:
+        row = list(min(pairs))
+        for group in sorted({group_of(choice) for choice in choices} - {group_of(choice) for choice in row}):
+            members = [choice for choice in choices if group_of(choice) == group]
+            new = {one: sum(tuple(sorted((one, other))) in pairs for other in row) for one in members}
+            row.append(max(members, key=new.get))
+        pairs -= set(itertools.combinations(sorted(row), 2))
+        yield sorted(row)
+
+
+ROWS = list(rows_with_all_pairs(sorted(CHOICES)))
+
+
+def test_any_two_choices_of_different_groups_are_tested_together():
+    tested = {pair for row in ROWS for pair in itertools.combinations(row, 2)}
+    assert {tuple(sorted(p)) for p in itertools.combinations(CHOICES, 2) if group_of(p[0]) != group_of(p[1])} == tested
+
+
+@pytest.mark.parametrize("choices", ROWS, ids=" ".join)
+def test_choices_of_different_groups_go_together(choices):
+    validate(composed(*choices))
 
 
 def test_an_experiments_choices_give_way_to_the_command_line():
