@@ -62,7 +62,7 @@ def test_evaluate_takes_a_text_or_a_path(tmp_path):
         ({"text": text, "path": "my.txt"}, "give either a text or path=my.txt, not both"),
         ({"path": "absent.txt"}, "path=absent.txt names no file"),
         ({"path": ""}, "path= is empty; give a file, a folder or a glob"),
-        ({"text": ""}, "the text has 0 token"),
+        ({"text": ""}, "the text has fewer than two tokens"),
         ({}, "best.ckpt does not say which text the model trained on; give --data PATH, or in Python text or path"),
     ):
         with pytest.raises(UserError, match=message):

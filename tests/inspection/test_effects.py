@@ -51,7 +51,7 @@ def test_logit_attribution_is_the_heads_logit_of_the_next_token_above_the_mean(m
 def test_ov_copying_has_the_eigenvalues_of_the_whole_circuit(model):
     part = model.blocks[1].attention
     scale, final = model.blocks[1].attention_norm.weight, model.norm.weight
-    w_v = (part.qkv.weight.split(part.sizes)[2] * scale).unflatten(0, (part.n_kv_head, -1))
+    w_v = (part.qkv.weight.split(part.widths)[2] * scale).unflatten(0, (part.n_kv_head, -1))
     w_v = w_v[2 if part.n_kv_head > 1 else 0]
     w_o = part.out.weight.unflatten(1, (3, -1))[:, 2]
     centre = torch.eye(18) - (torch.ones(18, 18) / 18 if isinstance(model.norm, nn.LayerNorm) else 0)

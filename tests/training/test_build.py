@@ -115,4 +115,7 @@ def test_compiler_works_prints_why_it_does_not(monkeypatch, capsys):
 
     monkeypatch.setattr(torch, "compile", refuse)
     assert not compiler_works(CPU)
-    assert capsys.readouterr().err == "headwise: compile: no compiler works here (no C++ compiler); training without\n"
+    assert (
+        capsys.readouterr().err
+        == "headwise: compile: no compiler works here (no C++ compiler); training without compilation\n"
+    )

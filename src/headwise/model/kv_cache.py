@@ -44,14 +44,15 @@ class KVCache:
         self.batch_size = batch_size
         self.size = config.block_size if size is None else size
         self.shape = (config.n_layer, batch_size, config.n_kv_head, self.size, config.head_dim)  # L, B, G, S, D
-        self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, [B, G, S, D] each
+        self.memory: tuple[Tensor, Tensor] | None = None  # keys and values of all layers, [L, B, G, S, D] each
+        self.layers: list[tuple[Tensor, Tensor]] = []  # the same for each layer, [B, G, S, D] each
         self.length = 0  # tokens in the cache, the same for every sequence of the batch
 
     def tensors(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's keys and values [B, G, S, D], allocated with the dtype and device of `like`."""
-        if not self.layers:
-            keys, values = like.new_zeros(self.shape), like.new_zeros(self.shape)  # [L, B, G, S, D] each
-            self.layers = list(zip(keys, values, strict=True))
+        if self.memory is None:
+            self.memory = like.new_zeros(self.shape), like.new_zeros(self.shape)
+            self.layers = [(self.memory[0][i], self.memory[1][i]) for i in range(self.shape[0])]
         return self.layers[layer]
 
     def layer(self, index: int) -> LayerCache:
