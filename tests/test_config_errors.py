@@ -8,7 +8,7 @@ import pytest
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from headwise.config import RENAMED, DataConfig, PrepareConfig, SweepConfig, TrainConfig, dotted_keys
+from headwise.config import DataConfig, PrepareConfig, SweepConfig, TrainConfig
 from headwise.config_errors import (
     check_keys,
     check_old_names,
@@ -18,6 +18,7 @@ from headwise.config_errors import (
     task_error,
     unknown_key,
 )
+from headwise.config_keys import RENAMED, dotted_keys
 from headwise.errors import RunError, UserError
 
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from headwise import checkpoint
-from headwise.config import ANY, RENAMED, PrepareConfig, SweepConfig, schema_fields
+from headwise.config import PrepareConfig, SweepConfig
+from headwise.config_keys import ANY, RENAMED, schema_fields
 from headwise.inspection import head_scores
 from headwise.inspection.hooks import capture
 from headwise.inspection.recorder import HEADS_COLUMNS

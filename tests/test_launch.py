@@ -2,7 +2,8 @@
 
 import pytest
 
-from headwise.config import TrainConfig, schema_fields
+from headwise.config import TrainConfig
+from headwise.config_keys import schema_fields
 from headwise.launch import CONFIGS, new_run_folder
 from tests.small import script, script_here
 

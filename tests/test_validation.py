@@ -2,7 +2,8 @@
 
 import pytest
 
-from headwise.config import GPTConfig, SweepConfig, TrainConfig, schema_fields
+from headwise.config import GPTConfig, SweepConfig, TrainConfig
+from headwise.config_keys import schema_fields
 from headwise.errors import UserError
 from headwise.validation import range_in_words, validate, validate_model
 

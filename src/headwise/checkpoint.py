@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from headwise.config import GPTConfig, ResolvedGPTConfig, with_new_names
+from headwise.config import GPTConfig, ResolvedGPTConfig
+from headwise.config_keys import with_new_names
 from headwise.console import say
 from headwise.errors import UserError, first_line, require
 from headwise.files import expand_path

@@ -14,7 +14,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from headwise.config import RENAMED, dotted_keys, new_name, schema_fields
+from headwise.config_keys import RENAMED, dotted_keys, new_name, schema_fields
 from headwise.errors import RunError, UserError, did_you_mean, require
 
 

@@ -29,8 +29,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from headwise.config import PrepareConfig, SweepConfig, TrainConfig, schema_fields
+from headwise.config import PrepareConfig, SweepConfig, TrainConfig
 from headwise.config_errors import check_keys, check_old_names, composition_error, task_error
+from headwise.config_keys import schema_fields
 from headwise.console import Parser, fail, prepare_streams, say
 from headwise.distributed.processes import GRACE_SECONDS, broadcast, end_with_parent, rank, started
 from headwise.errors import UserError, first_line, require

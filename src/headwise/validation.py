@@ -11,15 +11,8 @@ import math
 from operator import attrgetter, ge, gt, le, lt
 from typing import Any
 
-from headwise.config import (
-    DataConfig,
-    GPTConfig,
-    PrepareConfig,
-    SweepConfig,
-    TokenizerConfig,
-    TrainConfig,
-    schema_fields,
-)
+from headwise.config import DataConfig, GPTConfig, PrepareConfig, SweepConfig, TokenizerConfig, TrainConfig
+from headwise.config_keys import schema_fields
 from headwise.errors import require
 
 

@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna import Trial
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from headwise.config import TrainConfig, schema_fields
+from headwise.config import TrainConfig
 from headwise.config_errors import composition_error
+from headwise.config_keys import schema_fields
 from headwise.errors import UserError, require
 from headwise.sweep.multirun import quoted
 

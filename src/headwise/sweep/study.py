@@ -29,7 +29,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from headwise.config import SearchConfig, SweepConfig, schema_fields
+from headwise.config import SearchConfig, SweepConfig
+from headwise.config_keys import schema_fields
 from headwise.errors import UserError, require
 from headwise.sweep.space import Dimension, Plain
 

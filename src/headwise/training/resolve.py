@@ -28,8 +28,8 @@ from headwise.config import (
     TokenizerConfig,
     TrainConfig,
     TrainerConfig,
-    dotted_keys,
 )
+from headwise.config_keys import dotted_keys
 from headwise.errors import UserError, choose, require
 from headwise.model.gpt import GPT
 from headwise.training.optimizers import OPTIMIZERS
