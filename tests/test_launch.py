@@ -21,7 +21,7 @@ LIGHT = [  # found while the configuration is composed, before anything heavy is
     ("callbacks.attention.prompts=['a_${x}']", "callbacks.attention.prompts[0]: Interpolation key 'x' not found; a $"),
     ("callbacks.attention.prompts=hello", "callbacks.attention.prompts=hello must be a list such as '["),
     ("=3", "Config group override must be a string or a list"),
-    ("run_dir=/proc/x/y", "run_dir: /proc/x"),
+    ("run_dir=/proc/x/y", "run_dir: /proc/x: No such file or directory; give another run_dir"),
     ("data.cache_dir=/proc/x/y", "/proc/x"),
     ("+typo=1", "typo is not a key of the configuration"),
     ("~seed", "seed is missing from the configuration"),

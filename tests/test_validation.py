@@ -12,7 +12,7 @@ from headwise.validation import range_in_words, validate, validate_model
     ("group", "key", "value", "message"),
     [
         ("optimizer", "lr", 0.0, "optimizer.lr=0.0 must be above 0"),
-        ("optimizer", "lr", float("inf"), "optimizer.lr=inf must be above 0"),
+        ("optimizer", "lr", float("inf"), "optimizer.lr=inf must be a finite number, above 0"),
         ("data", "path", "my.txt", "data.path=my.txt is for data=files, but data.source is python_docs"),
         ("optimizer", "beta2", 1.0, "optimizer.beta2=1.0 must be at least 0 and below 1"),
         ("trainer", "max_steps", 0, "trainer.max_steps=0 must be at least 1"),

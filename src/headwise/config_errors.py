@@ -78,7 +78,7 @@ def composition_error(error: Exception, schema: type, overrides: list[str]) -> s
         quotes = "a value with spaces, commas or brackets needs quotes twice: 'key=\"a, b\"'"
         return f"{error.override}: cannot be read as key=value ({quotes})"
     if isinstance(error, OSError) and error.filename:
-        return f"run_dir: {error.filename}: {error.strerror}"
+        return f"run_dir: {error.filename}: {error.strerror}; give another run_dir"
     if "Ambiguous value for argument" in str(error):
         argument = str(error).split("'")[1]
         return f"{argument}: several values make several runs, with -m; a list is written in brackets"

@@ -33,7 +33,7 @@ from headwise.config import PrepareConfig, SweepConfig, TrainConfig
 from headwise.config_errors import check_keys, check_old_names, composition_error, task_error
 from headwise.config_keys import schema_fields
 from headwise.console import Parser, fail, prepare_streams, say
-from headwise.distributed.processes import GRACE_SECONDS, broadcast, end_with_parent, rank, started
+from headwise.distributed.processes import GRACE_SECONDS, PARENT, broadcast, end_with_parent, rank, started
 from headwise.errors import UserError, first_line, require
 from headwise.files import remove_if_empty
 from headwise.sweep.multirun import ENDED, Multirun, check_launcher, note_end, quoted, remove_bare_folder
@@ -117,8 +117,11 @@ class Job:
         """Turn the configuration into an instance of its schema, validate it, run the task and return its result."""
         self.was_called = True
         sys.argv = self.command  # with which Lightning and the sweep start further processes
-        if current_process().name.startswith("LokyProcess"):  # one of joblib's, which would outlive its parent
-            end_with_parent()
+        # What joblib and Lightning have started would outlive a parent that is killed.
+        if current_process().name.startswith("LokyProcess"):
+            end_with_parent(os.getppid())
+        elif PARENT in os.environ and rank() and not started():
+            end_with_parent(int(os.environ[PARENT]))
         folder = Path(HydraConfig.get().runtime.output_dir)
         config: Any = self.schema()
         try:

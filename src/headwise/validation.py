@@ -22,7 +22,8 @@ def check_ranges(config: Any, prefix: str = "") -> None:
         value, bounds = attrgetter(name)(config), one.metadata["bounds"]
         if bounds and value is not None:
             inside = all(WITHIN[bound](value, limit) for bound, limit in bounds.items()) and math.isfinite(value)
-            require(inside, f"{prefix}{name}={value} must be {range_in_words(bounds)}")
+            number = "" if math.isfinite(value) else "a finite number, "
+            require(inside, f"{prefix}{name}={value} must be {number}{range_in_words(bounds)}")
 
 
 WITHIN = {"at_least": ge, "above": gt, "at_most": le, "below": lt}

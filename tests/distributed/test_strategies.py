@@ -5,6 +5,8 @@ import itertools
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +181,21 @@ def test_error_of_one_process_ends_all_with_one_line(tmp_path, strategy):
 
 
 @pytest.mark.slow
+def test_process_of_another_device_ends_if_the_first_was_killed_before_they_connected(tmp_path):
+    endless = [*arguments("run", STEPS), "trainer=ddp", "trainer.devices=2", "data.batch_size=6"]
+    first = subprocess.Popen([sys.executable, ROOT / "scripts/train.py", *endless], cwd=tmp_path)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    while not (others := children.read_text().split()):
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    other, deadline = Path("/proc") / others[0], time.monotonic() + 60
+    while other.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not other.exists()
+
+
+@pytest.mark.slow
 def test_error_of_all_processes_is_printed_first_by_the_first(tmp_path):
     wrong = [*arguments("run", STEPS), "trainer=ddp", "data.batch_size=5"]
     done = srun(2, tmp_path, *wrong, ok=False)
@@ -198,6 +215,7 @@ def test_error_of_all_processes_is_printed_first_by_the_first(tmp_path):
         (["trainer.num_nodes=2"], "trainer.num_nodes=2 needs torchrun or srun"),
         (["data.batch_size=5"], "data.global_batch_size=12 is not divisible by data.batch_size=5 x 2 devices"),
         (["trainer.devices=0"], "trainer.accelerator=cpu trainer.devices=0"),
+        (["trainer.devices=999", "data.global_batch_size=null"], "trainer.devices=999 would start as many processes"),
     ],
 )
 def test_strategy_and_devices_that_do_not_go_together_are_one_line(tmp_path, given, message):

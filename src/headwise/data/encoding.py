@@ -135,7 +135,7 @@ def start_worker(tokenizer: str) -> None:
     global worker_tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each process uses one core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the process that started this one
-    end_with_parent()
+    end_with_parent(os.getppid())
     worker_tokenizer = Tokenizer.from_json(tokenizer)
 
 

@@ -50,10 +50,12 @@ def started() -> ExternalLaunch | None:
     return None
 
 
+PARENT = "HEADWISE_PARENT"  # environment variable: the process that starts those of the other devices
+
+
 @cache
-def end_with_parent() -> None:
-    """Start a thread that ends this process as soon as its parent process is gone."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Start a thread that ends this process as soon as its parent process, `parent`, is gone."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -7,6 +7,7 @@ Functions marked "collective" must be called by all processes; a process that do
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -122,6 +123,10 @@ def validate_processes(config: TrainConfig, trainer: L.Trainer) -> None:
             f"trainer.devices={config.trainer.devices} with trainer.num_nodes={nodes} does not make "
             f"the {launch.world_size} processes that {launch.by} has started; {remedy}",
         )
+    limit = 2 * (os.cpu_count() or 1)
+    fits = trainer.strategy.root_device.type != "cpu" or devices <= limit or config.estimate
+    too_many = f"trainer.devices={devices} would start as many processes on the {limit // 2} cores of this machine"
+    require(fits, f"{too_many}; give at most {limit}")
     is_single = nodes == 1 or launch is not None or config.estimate
     require(is_single, f"trainer.num_nodes={nodes} needs torchrun or srun to start it; see docs/scaling.md")
     is_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

@@ -35,7 +35,7 @@ from headwise.console import say
 from headwise.data.datamodule import TextDataModule
 from headwise.data.sources import validate_text_choices
 from headwise.data.token_files import TokenFiles, prepare
-from headwise.distributed.processes import rank, rank_zero_first
+from headwise.distributed.processes import PARENT, rank, rank_zero_first
 from headwise.errors import Pruned
 from headwise.evaluation import evaluate_split
 from headwise.files import locked_folder, relative_to_cwd, write_text
@@ -229,6 +229,7 @@ def fit(
 
     if run.n_devices > 1 and run.threads:
         os.environ["OMP_NUM_THREADS"] = str(run.threads)  # or Lightning divides the cores among the processes
+    os.environ[PARENT] = str(os.getpid())
     failed = True
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
