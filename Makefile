@@ -16,7 +16,7 @@ test: .venv/dev  ## run the tests (under ten minutes); make test ARGS="-k attent
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: .venv/dev  ## run the tests that take minutes each
-	$(BIN)/pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .
