@@ -44,9 +44,9 @@ class Checkpoint:
         return self.model.config
 
 
-def checkpoint_entry(model: GPT, tokenizer: Tokenizer, about: dict) -> dict:
+def checkpoint_entry(model: GPT, tokenizer: Tokenizer | None, about: dict) -> dict:
     """Return the entry "headwise" of a checkpoint file. `about` holds plain values only."""
-    return {"model": asdict(model.config), "tokenizer": tokenizer.to_json(), "about": about}
+    return {"model": asdict(model.config), "tokenizer": tokenizer and tokenizer.to_json(), "about": about}
 
 
 def read(path: Path, key: str = "checkpoint") -> dict:
@@ -76,9 +76,22 @@ def load(path_or_name: str | Path | None = None, key: str = "checkpoint") -> Che
         except UserError as error:
             raise UserError(f"{key}={path_or_name}: {error}") from error
     raw = read(path, key)
-    ours, weights = raw["headwise"], {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
-    model = GPT.from_weights(GPTConfig(**ours["model"]), weights).eval()
-    return Checkpoint(path, model, Tokenizer.from_json(ours["tokenizer"]), ours["about"])
+    tokenizer = load_tokenizer(raw)
+    if tokenizer is None:
+        raise UserError(f"{key}={path} was saved without a tokenizer; give TrainingModule(tokenizer=...) when training")
+    return Checkpoint(path, load_model(raw).eval(), tokenizer, raw["headwise"]["about"])
+
+
+def load_model(raw: dict) -> GPT:
+    """Return the model, in training mode, of a checkpoint file's contents."""
+    weights = {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
+    return GPT.from_weights(GPTConfig(**raw["headwise"]["model"]), weights)
+
+
+def load_tokenizer(raw: dict) -> Tokenizer | None:
+    """Return the tokenizer of a checkpoint file's contents, if there is one."""
+    saved = raw["headwise"]["tokenizer"]
+    return Tokenizer.from_json(saved) if saved else None
 
 
 def find(path_or_name: str | Path | None = None, key: str = "checkpoint", runs: str = "runs") -> Path:

@@ -12,21 +12,21 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from headwise.config import OptimizerConfig, ScheduleConfig
+from headwise.checkpoint import load
+from headwise.config import GPTConfig, OptimizerConfig, ScheduleConfig
 from headwise.data.datamodule import TextDataModule
 from headwise.data.sampler import ValBatches
-from headwise.errors import RunError
-from headwise.model.gpt import next_token_loss
+from headwise.errors import RunError, UserError
+from headwise.model.gpt import GPT, next_token_loss
 from headwise.training.lightning_module import TrainingModule
-from tests.small import TEXT, small_model, small_tokenizer
+from tests.small import TEXT, metrics, small_model, small_tokenizer, train
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def small_module(**sizes):
     """A TrainingModule that belongs to a stub trainer."""
-    token_files = SimpleNamespace(tokenizer=small_tokenizer(), bytes_per_token=lambda split: 1.5)
-    module = TrainingModule(small_model(**sizes), token_files, OptimizerConfig(), ScheduleConfig(), seed=3, about={})
+    module = TrainingModule(small_model(**sizes), small_tokenizer(), seed=3, bytes_per_val_token=1.5)
     module._trainer = stub_trainer()
     return module.train()
 
@@ -123,7 +123,7 @@ def plain(tmp_path_factory):
     data = TextDataModule(str(folder / "my.txt"), block_size=17, batch_size=3, cache_dir=str(folder / "cache"))
     model = small_model(block_size=17, vocab_size=data.tokenizer.vocab_size).train()
     optimizer, schedule = OptimizerConfig(lr=0.01), ScheduleConfig(kind="linear", warmup_steps=2)
-    module = TrainingModule(model, data.token_files, optimizer, schedule, seed=0, about={})
+    module = TrainingModule(model, data.tokenizer, optimizer, schedule)
     logger = CSVLogger(folder / "logs")
     best = ModelCheckpoint(folder / "checkpoints", "{step}", monitor="val_loss", save_top_k=1)
     trainer = L.Trainer(
@@ -156,3 +156,119 @@ def test_plain_trainers_callbacks_can_monitor_val_loss(plain):
     assert float(plain.best.best_model_score) == pytest.approx(min(logged))
     assert torch.load(plain.best.best_model_path, weights_only=True)["headwise"]["about"]["step"] in (4, 8)
     assert float(plain.trainer.early_stopping_callback.best_score) == pytest.approx(min(logged))
+
+
+def test_load_from_checkpoint_needs_nothing_but_the_path(plain):
+    module = TrainingModule.load_from_checkpoint(plain.best.best_model_path)
+    assert all(type(value) in (dict, int, type(None)) for value in module.hparams.values())
+    assert module.hparams == plain.trainer.lightning_module.hparams
+    assert module.optimizer_config == OptimizerConfig(lr=0.01)
+    assert module.schedule_config == ScheduleConfig(kind="linear", warmup_steps=2)
+    ids = module.tokenizer.encode("The lions left.")
+    saved = torch.load(plain.best.best_model_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in module.state_dict().items())
+    assert torch.equal(module(torch.tensor([ids])), module.model(torch.tensor([ids])))
+
+
+def test_load_from_checkpoint_replaces_what_is_given(plain):
+    module = TrainingModule.load_from_checkpoint(plain.best.best_model_path, total_steps=7, seed=5)
+    assert (module.total_steps, module.seed) == (7, 5)
+
+
+def test_trainer_validates_a_loaded_module(plain, tmp_path):
+    (tmp_path / "my.txt").write_text(TEXT)
+    data = TextDataModule(str(tmp_path / "my.txt"), block_size=17, cache_dir=str(tmp_path / "cache"))
+    module = TrainingModule.load_from_checkpoint(plain.best.best_model_path)
+    (values,) = L.Trainer(**QUIET, logger=False).validate(module, data, verbose=False)
+    assert values["val_loss"] == pytest.approx(float(plain.best.best_model_score), rel=1e-5)
+    per_byte = data.token_files.bytes_per_token("val")
+    assert values["val_bits_per_byte"] == pytest.approx(values["val_loss"] / math.log(2) / per_byte, rel=1e-5)
+
+
+class Pairs(torch.utils.data.Dataset):
+    """A user's own data set of (ids, targets)."""
+
+    def __len__(self):
+        return 23
+
+    def __getitem__(self, i):
+        ids = torch.arange(i, i + 8) % 23
+        return ids[:-1], ids[1:]
+
+
+def fit_pairs(module, **flags):
+    loader = torch.utils.data.DataLoader(Pairs(), batch_size=5, shuffle=True)
+    trainer = L.Trainer(**QUIET, logger=False, enable_checkpointing=False, **flags)
+    trainer.fit(module, loader)
+    return trainer
+
+
+def test_module_trains_on_any_data_loader_and_without_a_tokenizer():
+    optimizer, schedule = OptimizerConfig(lr=0.01), ScheduleConfig(warmup_steps=2)
+    module = TrainingModule(small_model().train(), optimizer=optimizer, schedule=schedule, total_steps=30)
+    trainer = fit_pairs(module, max_epochs=6)
+    assert trainer.global_step == 30
+    assert float(module.train_loss) < math.log(23) - 0.5
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)  # the schedule has ended: min_lr_ratio
+
+
+def test_schedule_ends_at_total_steps_or_else_at_max_steps_of_the_trainer():
+    module = small_module()
+    module._trainer = stub_trainer(max_steps=200)
+    assert module.schedule_length() == 200
+    module.total_steps = 150
+    assert module.schedule_length() == 150
+    assert module.lr_multiplier(150) == module.lr_multiplier(10**6) == pytest.approx(0.1)
+
+
+def test_schedule_of_unknown_length_is_a_one_line_error_before_the_first_step():
+    with pytest.raises(UserError, match=r"^schedule\.kind=cosine needs the number of optimizer steps; give Training"):
+        fit_pairs(TrainingModule(small_model().train()), max_epochs=2)
+    constant = TrainingModule(small_model().train(), schedule=ScheduleConfig("constant", warmup_steps=2))
+    fit_pairs(constant, max_epochs=2)
+    assert constant.last_lr == 1e-3
+
+
+def test_gradient_is_clipped_by_value_where_the_trainer_says_so():
+    module = TrainingModule(small_model().train(), schedule=ScheduleConfig("constant", warmup_steps=0))
+    fit_pairs(module, max_steps=2, gradient_clip_val=1e-5, gradient_clip_algorithm="value")
+    assert max(float(p.grad.abs().max()) for p in module.parameters() if p.grad is not None) <= 1e-5
+    assert float(module.grad_norm) > 1e-3  # before clipping
+
+
+def test_forty_steps_in_a_trainer_of_ones_own_have_the_losses_of_the_command(tmp_path):
+    steps = [
+        "trainer.max_steps=40",
+        "trainer.log_every_n_steps=1",
+        "trainer.val_check_interval=20",
+        "model.dropout=0.1",
+    ]
+    (tmp_path / "my.txt").write_text(TEXT)
+    own = ["data=files", "data.path=my.txt", "data.cache_dir=cache", "trainer=cpu", "seed=7", "schedule.warmup_steps=5"]
+    train(tmp_path, "run", *steps, *own)
+    config = load(tmp_path / "run").about["config"]
+    data = TextDataModule(str(tmp_path / "my.txt"), block_size=24, batch_size=5, seed=7, cache_dir=str(tmp_path / "c"))
+    L.seed_everything(7, verbose=False)
+    model = GPT(GPTConfig(**config["model"]))
+    optimizer, schedule = OptimizerConfig(**config["optimizer"]), ScheduleConfig(**config["schedule"])
+    module = TrainingModule(model, data.tokenizer, optimizer, schedule, seed=7)
+    logger = CSVLogger(tmp_path / "logs")
+    flags = {"max_steps": 40, "log_every_n_steps": 1, "val_check_interval": 20, "gradient_clip_val": 1.0}
+    L.Trainer(**QUIET, **flags, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=logger).fit(module, data)
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    of_command = metrics(tmp_path / "run")
+    for name, count in (("train_loss", 40), ("val_loss", 2), ("grad_norm", 40), ("lr", 40), ("val_bits_per_byte", 2)):
+        mine = [float(row[name]) for row in rows if row[name]]
+        assert len(mine) == count
+        assert mine == pytest.approx([float(row[name]) for row in of_command if row[name]], rel=1e-5), name
+
+
+def test_hw_load_opens_a_checkpoint_of_any_trainer_that_has_a_tokenizer(plain, tmp_path):
+    checkpoint = load(plain.best.best_model_path)
+    assert checkpoint.tokenizer.decode(checkpoint.tokenizer.encode("The lions")) == "The lions"
+    trainer = fit_pairs(TrainingModule(small_model().train(), total_steps=2), max_steps=2)
+    trainer.save_checkpoint(tmp_path / "bare.ckpt")
+    with pytest.raises(UserError, match=r"bare\.ckpt was saved without a tokenizer; give TrainingModule\(tokenizer="):
+        load(tmp_path / "bare.ckpt")
+    assert TrainingModule.load_from_checkpoint(tmp_path / "bare.ckpt").tokenizer is None

@@ -58,9 +58,16 @@ def build_module(
     compiled = run.compile and compiler_works(device)
     if compiled:
         say("compiling in the first step, which takes up to a minute, or a few seconds with a warm cache")
-    # MetricsLog passes whole rows to the loggers.
     return TrainingModule(
-        model, token_files, run.optimizer, run.schedule, run.seed, about, compile=compiled, log_to_loggers=False
+        model,
+        token_files.tokenizer,
+        run.optimizer,
+        run.schedule,
+        seed=run.seed,
+        about=about,
+        bytes_per_val_token=token_files.bytes_per_token("val"),
+        compile=compiled,
+        log_to_loggers=False,  # MetricsLog passes whole rows to them
     )
 
 

@@ -225,15 +225,15 @@ class TextSamples(EveryNSteps):
 
     def on_nth_step(self, trainer: L.Trainer, module: TrainingModule) -> None:
         module.raise_if_diverged()
-        model = gather_model(module.model, trainer.is_global_zero)
-        if model is None:
+        model, tokenizer = gather_model(module.model, trainer.is_global_zero), module.tokenizer
+        if model is None or tokenizer is None:
             return
         sampling = Sampling(temperature=self.config.temperature)
         with self.stopwatch.paused(), eval_mode(model), uncompiled():  # or each length would be compiled
             new = generate_tokens(model, [self.prompt], self.config.tokens, sampling, [0])
             ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"==== step {trainer.global_step}\n{module.tokenizer.decode(self.prompt + ids)}\n\n")
+            file.write(f"==== step {trainer.global_step}\n{tokenizer.decode(self.prompt + ids)}\n\n")
 
 
 def read_samples(path: Path) -> dict[int, str]:
