@@ -48,7 +48,7 @@ def test_every_choice_composes_and_builds(choice, tmp_path):
     if not ON_THIS_MACHINE.get(choice, True):
         config.trainer.accelerator = "cpu"
     validate_run(config)
-    run = resolve(config, vocab_size=23, n_devices=1, device="cpu")
+    run = resolve(config, vocab_size=23, train_tokens=1009, n_devices=1, device="cpu")
     make_optimizer(GPT(run.model), run.optimizer)
     assert multiplier(run.schedule.warmup_steps, run.schedule, run.trainer.max_steps) == 1.0
     token_files = write_token_files(text_splits(TEXT, TEXT), "char", 256, tmp_path)

@@ -83,13 +83,14 @@ def test_paths_named_in_documents_exist(page):
 
 
 @pytest.mark.parametrize(
-    "page", ["README", "docs/checkpoints", "docs/data", "docs/inspection", "docs/model", "docs/python"]
+    "page",
+    ["README", *(f"docs/{name}" for name in ("checkpoints", "data", "inspection", "lightning", "model", "python"))],
 )
 def test_python_in_documents_runs(page, tmp_path, monkeypatch):
     """The newest run is docs/example, and my.txt is this page."""
     namespace, page = {}, ROOT / f"{page}.md"
     newest = checkpoint.find(ROOT / "docs/example")
-    monkeypatch.setattr(checkpoint, "find", lambda where=None, *_: newest if where is None else where)
+    monkeypatch.setattr(checkpoint, "find", lambda where=None, *_: newest if where is None else Path(where))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_text(page.read_text())
     for block in blocks(page, "python"):

@@ -129,7 +129,10 @@ class TrainerConfig:
     """Flags of lightning.Trainer; val_check_interval and log_every_n_steps count optimizer steps."""
 
     max_steps: int = key(2000, "optimizer steps", at_least=1)
+    max_epochs: int | None = key(None, "passes over the training text, instead of max_steps", at_least=1)
     max_time: str | None = key(None, "stop after DD:HH:MM:SS")
+    fast_dev_run: Any = key(False, "train n steps and validate on n batches, without a logger; true: 1")
+    limit_val_batches: Any = key(None, "validate while training on this many batches, or this fraction; null: all")
     accelerator: str = key("auto", "auto, cpu, gpu, mps")
     devices: Any = key(1, "number of devices, or auto")
     num_nodes: int = key(1, "number of nodes; more than one need torchrun or srun", at_least=1)
@@ -151,6 +154,7 @@ class LoggerConfig:
     project: str = key("headwise", "W&B project")
     name: str | None = key(None, "name of the run; null: that of its folder")
     entity: str | None = key(None, "W&B user or team")
+    extra: list[Any] = key(list, "more Lightning loggers, as {_target_: class, argument: value}")
 
 
 @dataclass
@@ -183,6 +187,7 @@ class CallbacksConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    extra: list[Any] = key(list, "more Lightning callbacks, as {_target_: class, argument: value}")
 
 
 @dataclass

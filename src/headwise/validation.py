@@ -41,6 +41,9 @@ def validate(config: TrainConfig | PrepareConfig | SweepConfig) -> None:
         check_ranges(config.sweep, "sweep.")
         remedy = "give the sweep's own run_dir again to continue it"
         require(config.resume is None, f"resume={config.resume} continues a single run; {remedy}")
+        trainer = config.trainer
+        by_steps = trainer.max_epochs is None and not trainer.fast_dev_run
+        require(by_steps, "a sweep counts steps; give trainer.max_steps, not trainer.max_epochs or fast_dev_run")
         require(not config.estimate, f"estimate={config.estimate} is for a single run: train estimate=true")
         empty = "sweep.space is empty; choose a space (--help lists them) or give sweep.space=..."
         require(bool(config.sweep.space), empty)

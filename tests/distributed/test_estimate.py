@@ -15,7 +15,7 @@ def run_on_three_devices(strategy, optimizer="adamw"):
     made = TrainConfig(model=GPTConfig(vocab_size=23, block_size=29, n_layer=2, n_head=3, n_embd=18))
     made.trainer.strategy, made.optimizer.kind = strategy, optimizer
     made.data.batch_size, made.data.global_batch_size = 5, 30
-    return resolve(made, vocab_size=23, n_devices=3, device="cpu")
+    return resolve(made, vocab_size=23, train_tokens=1009, n_devices=3, device="cpu")
 
 
 def bytes_sent(line):

@@ -40,7 +40,9 @@ def small_run(token_files, prompts=(), **trainer):
         callbacks=CallbacksConfig(attention=AttentionConfig(prompts=list(prompts))),
         run_dir="nowhere",
     )
-    return resolve(config, token_files.tokenizer.vocab_size, n_devices=1, device="cpu")
+    return resolve(
+        config, token_files.tokenizer.vocab_size, len(token_files.tokens("train")), n_devices=1, device="cpu"
+    )
 
 
 def test_build_model_draws_the_weights_by_the_seed_only(token_files):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from headwise.config import LoggerConfig
 from headwise.errors import UserError
-from headwise.training.loggers import close_logger, log_step, make_logger, validate_logger, wandb_location
+from headwise.training.loggers import close_loggers, log_step, make_loggers, validate_logger, wandb_location
 from tests.read_wandb import history, metrics, offline_log
 
 
@@ -32,10 +32,10 @@ def logged(folder):
 
 
 def test_wandb_is_offline_without_an_account_and_names_the_command_that_uploads(tmp_path, without_account):
-    logger = make_logger(LoggerConfig(), tmp_path, {"seed": 1})
+    (logger,) = make_loggers(LoggerConfig(), tmp_path, {"seed": 1})
     log_step([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
-    assert wandb_location(logger).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
-    close_logger(logger, failed=False)
+    assert wandb_location([logger]).startswith(f"offline; with an account: wandb sync {tmp_path}/wandb/offline-run-")
+    close_loggers([logger], failed=False)
     assert {m.glob_name: m.step_metric for m in metrics(offline_log(tmp_path))}["*"] == "trainer/global_step"
     (row,) = logged(tmp_path)
     assert (row["a"], row["trainer/global_step"]) == (0.5, 7)
@@ -51,9 +51,9 @@ def test_wandb_that_cannot_start_logs_offline_and_prints_one_line(tmp_path, with
 
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(wandb, "init", init)
-    logger = make_logger(LoggerConfig(), tmp_path, {})
+    (logger,) = make_loggers(LoggerConfig(), tmp_path, {})
     log_step([logger], 1, {"a": 1.0}, {})
-    close_logger(logger, failed=False)
+    close_loggers([logger], failed=False)
     assert "headwise: W&B could not start (no network); logging offline\n" in capsys.readouterr().err
     assert [row["a"] for row in logged(tmp_path)] == [1.0]
 
@@ -62,9 +62,9 @@ def test_wandb_run_of_a_process_that_has_changed_folders_is_in_its_own_folder(tm
     for name in ("first", "second"):
         (tmp_path / name / "run").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / name)
-        logger = make_logger(LoggerConfig(), Path("run"), {})
+        (logger,) = make_loggers(LoggerConfig(), Path("run"), {})
         log_step([logger], 1, {"a": 1.0}, {})
-        close_logger(logger, failed=False)
+        close_loggers([logger], failed=False)
         assert [row["a"] for row in logged(tmp_path / name / "run")] == [1.0]
 
 
@@ -76,14 +76,14 @@ def test_wandb_continues_the_run_of_a_resumed_training_if_online(tmp_path, monke
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setattr(wandb, "init", lambda **settings: calls.append(settings) or started)
     monkeypatch.setattr("headwise.training.loggers.WandbLogger", lambda experiment: None)
-    make_logger(LoggerConfig(), tmp_path, {})
+    make_loggers(LoggerConfig(), tmp_path, {})
     (settings,) = calls
     assert (settings.get("id"), settings.get("resume")) == (("x7y8", "allow") if continued else (None, None))
 
 
 def test_make_logger_adds_nothing_to_the_folder_for_csv_and_none(tmp_path):
     for kind in ("csv", "none"):
-        assert make_logger(LoggerConfig(kind=kind), tmp_path, {}) is None
+        assert make_loggers(LoggerConfig(kind=kind), tmp_path, {}) == []
     assert not list(tmp_path.iterdir())
 
 
@@ -96,7 +96,7 @@ def test_validate_logger_refuses_tensorboard_without_its_package(monkeypatch):
 def test_tensorboard_gets_values_and_images(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logger = make_logger(LoggerConfig(kind="tensorboard"), tmp_path, {})
+    (logger,) = make_loggers(LoggerConfig(kind="tensorboard"), tmp_path, {})
     log_step([logger], 7, {"a": 0.5}, {"attn/maps/x": picture(tmp_path)})
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -106,7 +106,7 @@ def test_tensorboard_gets_values_and_images(tmp_path):
 
 def test_wandb_run_path_is_none_if_wandb_is_disabled(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    logger = make_logger(LoggerConfig(), tmp_path, {})
+    (logger,) = make_loggers(LoggerConfig(), tmp_path, {})
     log_step([logger], 1, {"a": 1.0}, {})
-    assert wandb_location(logger) is None
-    close_logger(logger, failed=False)
+    assert wandb_location([logger]) is None
+    close_loggers([logger], failed=False)

@@ -19,7 +19,7 @@ from headwise.training.resolve import (
 )
 
 MODEL = GPTConfig(block_size=29, n_layer=2, n_head=3, n_embd=18)
-CPU = {"vocab_size": 23, "n_devices": 1, "device": "cpu"}
+CPU = {"vocab_size": 23, "train_tokens": 20011, "n_devices": 1, "device": "cpu"}
 
 
 def config(compile="auto", **trainer):
@@ -71,7 +71,7 @@ def test_training_flops_are_six_for_each_weight_and_token_and_those_of_attention
     made = TrainConfig(model=replace(MODEL), data=DataConfig(batch_size=5), trainer=TrainerConfig(max_steps=7))
     weights = 2 * (18 * 54 + 18 * 18 + 2 * 18 * 72) + 18 * 23
     per_token = 6 * weights + 12 * 2 * 18 * 29
-    run = resolve(made, vocab_size=23, n_devices=3, device="cpu")
+    run = resolve(made, vocab_size=23, train_tokens=1009, n_devices=3, device="cpu")
     assert training_flops(run) == per_token * 29 * 5 * 3 * 7
 
 

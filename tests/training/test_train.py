@@ -2,6 +2,7 @@
 
 The command is tested in commands/test_train and commands/test_resume."""
 
+import csv
 import json
 from contextlib import chdir
 
@@ -15,8 +16,9 @@ from headwise.config import TrainConfig
 from headwise.errors import Pruned, UserError
 from headwise.files import locked_folder
 from headwise.launch import compose
+from headwise.training.summary import summary_text
 from headwise.training.train import RunInfo, devices_of_run, load_initial_model, train
-from tests.small import STEPS, TEXT
+from tests.small import STEPS, TEXT, metrics
 
 
 def train_here(cwd, folder, *overrides, callbacks=(), **info):
@@ -119,3 +121,82 @@ def test_devices_of_run_are_those_of_the_trainer_keys_and_must_divide_the_batch(
     config.data.global_batch_size = 33
     with pytest.raises(UserError, match=r"data\.global_batch_size=33 is not divisible"):
         devices_of_run(config)
+
+
+def test_max_epochs_become_steps_of_whole_windows(run):
+    cwd, _ = run
+    (cwd / "epochs.txt").write_text(TEXT)
+    with chdir(cwd):
+        own = [
+            *STEPS,
+            "data=files",
+            "data.path=epochs.txt",
+            "logger=none",
+            "run_dir=epochs",
+            "trainer=cpu",
+            "trainer.max_epochs=2",
+        ]
+        config = compose("train", [*own, "callbacks.attention.every_n_steps=null", "data.cache_dir=cache"])
+        summary = train(config, RunInfo(cwd / "epochs", own, ""))
+    train_tokens = int(len(TEXT) * 0.9)
+    assert summary["steps"] == 2 * (train_tokens // (5 * 24))
+    assert load(cwd / "epochs").about["config"]["trainer"]["max_steps"] == summary["steps"]
+
+
+def test_max_epochs_and_max_steps_together_are_an_error(run):
+    cwd, _ = run
+    with pytest.raises(UserError, match=r"^trainer\.max_epochs=3 and trainer\.max_steps: give one of them$"):
+        train_here(cwd, "both", "trainer.max_epochs=3")
+    assert not (cwd / "both").exists()
+
+
+def test_fast_dev_run_trains_and_validates_n_batches_without_a_logger(run, capsys):
+    cwd, _ = run
+    summary = train_here(cwd, "fast", "trainer.fast_dev_run=3", "logger=tensorboard")
+    assert (summary["steps"], summary["fast_dev_run"]) == (3, 3)
+    assert "trainer.fast_dev_run: 3 steps, validation on 3 batches, no logger" in capsys.readouterr().err
+    assert (cwd / "fast/checkpoints/best.ckpt").exists()
+    assert not (cwd / "fast/tensorboard").exists()
+    assert "(some batches, best of the run" in summary_text(summary)
+
+
+def test_limit_val_batches_is_for_the_curves_and_the_summary_has_the_whole_split(run):
+    cwd, _ = run
+    part = train_here(cwd, "part", "trainer.limit_val_batches=0.5", "data.val_fraction=0.4")
+    whole = train_here(cwd, "whole", "data.val_fraction=0.4")
+    assert metrics(cwd / "part")[-1]["val_loss"] != metrics(cwd / "whole")[-1]["val_loss"]
+    assert metrics(cwd / "part")[-1]["train_loss"] == metrics(cwd / "whole")[-1]["train_loss"]
+    assert part["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given", ["trainer.fast_dev_run=-1", "trainer.limit_val_batches=0", "trainer.limit_val_batches=1.5"]
+)
+def test_fast_dev_run_and_limit_val_batches_out_of_range_are_one_line(run, given):
+    cwd, _ = run
+    with pytest.raises(UserError, match=f"^{given} must be"):
+        train_here(cwd, "wrong", given)
+
+
+def test_callbacks_and_loggers_of_others_run_beside_the_own_ones(run):
+    cwd, _ = run
+    own = "{_target_: lightning.pytorch.callbacks.LearningRateMonitor}"
+    logger = "{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: logs, name: mine}"
+    train_here(cwd, "extra", f"callbacks.extra=[{own}]", f"logger.extra=[{logger}]")
+    (file,) = (cwd / "logs/mine").glob("*/metrics.csv")
+    with file.open() as opened:
+        rows = list(csv.DictReader(opened))
+    assert [float(row["val_loss"]) for row in rows if row.get("val_loss")] == pytest.approx(
+        [float(row["val_loss"]) for row in metrics(cwd / "extra") if row["val_loss"]]
+    )
+    assert yaml.safe_load((file.parent / "hparams.yaml").read_text())["model"]["n_layer"] == 2
+    saved = torch.load(cwd / "extra/checkpoints/last.ckpt", weights_only=True)["headwise"]["about"]["config"]
+    assert saved["callbacks"]["extra"][0]["_target_"].endswith("LearningRateMonitor")
+    assert load(cwd / "extra").about["config"] == saved  # and nothing was made from it
+
+
+def test_callback_that_does_not_exist_is_one_line_before_anything_is_written(run):
+    cwd, _ = run
+    with pytest.raises(UserError, match=r"^callbacks\.extra: no_such\.Mine: No module named 'no_such'$"):
+        train_here(cwd, "nowhere", "callbacks.extra=[{_target_: no_such.Mine}]")
+    assert not (cwd / "nowhere").exists()

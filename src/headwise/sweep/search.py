@@ -217,7 +217,7 @@ def check_space(space: list[Dimension], given: list[str], folder: Path) -> None:
                 overrides = [override for part in (*corner[:place], end, *corner[place + 1 :]) for override in part]
                 try:
                     config = compose("train", [*given, *overrides, f"run_dir={quoted(str(folder))}"])
-                    validate_run(config)
+                    validate_run(config, [*given, *overrides])
                     _, n_devices, _ = devices_of_run(config)
                     require(n_devices == 1, f"trainer.devices={n_devices}: a trial of a sweep trains on one device")
                     break

@@ -28,6 +28,7 @@ from headwise.inspection.inputs import (
     repeats_inputs,
 )
 from headwise.inspection.recorder import Recorder
+from headwise.instantiate import instantiate
 from headwise.model.gpt import GPT
 from headwise.training.callbacks import (
     AttentionMaps,
@@ -85,12 +86,15 @@ def compiler_works(device: torch.device) -> bool:
 
 def build_datamodule(run: RunConfig, token_files: TokenFiles) -> TextDataModule:
     """Return the batches of the run."""
+    val_tokens, limit = run.data.val_tokens, run.trainer.limit_val_batches
+    if isinstance(limit, float):  # of a short split Lightning would have less than one batch
+        val_tokens = max(1, int(limit * (val_tokens or len(token_files.tokens("val")))))
     return TextDataModule.from_token_files(
         token_files,
         run.model.block_size,
         run.data.batch_size,
         run.seed,
-        run.data.val_tokens,
+        val_tokens,
         steps_per_epoch=run.trainer.max_steps,
     )
 
@@ -114,6 +118,7 @@ def build_callbacks(run: RunConfig, folder: Path, token_files: TokenFiles, peak:
         ProgressBar(),
         EarlyStopping(config.early_stopping.patience),
         Checkpoints(folder / "checkpoints", config.checkpoint.every_n_steps, val_every, stopwatch),
+        *instantiate("callbacks.extra", config.extra, L.Callback),
     ]
 
 
@@ -135,13 +140,17 @@ def build_trainer(
     config: TrainConfig | RunConfig,
     accumulate: int = 1,
     callbacks: list[L.Callback] | None = None,
-    logger: Logger | None = None,
+    loggers: list[Logger] | None = None,
+    folder: Path | None = None,
 ) -> L.Trainer:
-    """Return Lightning's Trainer with the configuration's flags. It counts steps, in one long epoch. Raise UserError
-    for flags that Lightning refuses."""
+    """Return Lightning's Trainer with the configuration's flags. It counts steps, in one long epoch. `folder`
+    is the default of other people's callbacks. Raise UserError for flags that Lightning refuses."""
     from headwise.distributed.strategies import trainer_flags
 
     flags = asdict(config.trainer) | trainer_flags(config.trainer)
+    del flags["max_epochs"], flags["fast_dev_run"]  # resolve has turned them into max_steps
+    if isinstance(flags["limit_val_batches"], float):
+        flags["limit_val_batches"] = None  # build_datamodule has left the other tokens out
     flags["val_check_interval"] *= accumulate  # Lightning counts batches
     flags["precision"] = "32-true" if flags["precision"] == "auto" else flags["precision"]
     try:
@@ -152,7 +161,8 @@ def build_trainer(
             accumulate_grad_batches=accumulate,
             num_sanity_val_steps=0,
             callbacks=callbacks,
-            logger=logger or False,
+            logger=loggers or False,
+            default_root_dir=folder,
             enable_progress_bar=False,
             enable_model_summary=False,
         )

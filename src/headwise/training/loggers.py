@@ -15,6 +15,7 @@ from headwise.config import LoggerConfig
 from headwise.console import say
 from headwise.errors import choose, first_line, require
 from headwise.files import relative_to_cwd
+from headwise.instantiate import instantiate
 
 
 def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str | None, sweep: str | None) -> Logger:
@@ -71,11 +72,16 @@ def validate_logger(config: LoggerConfig) -> None:
     require(installed, "logger=tensorboard needs the tensorboard package: pip install tensorboard")
 
 
-def make_logger(
+def make_loggers(
     config: LoggerConfig, folder: Path, run_config: dict, name: str | None = None, sweep: str | None = None
-) -> Logger | None:
-    """Return the logger that the configuration names, or None. `name` and `sweep` are those of a run of a sweep."""
-    return choose("logger.kind", config.kind, LOGGERS)(config, folder, run_config, name, sweep)
+) -> list[Logger]:
+    """Return the logger that the configuration names, if it is one, and those of logger.extra. `name` and `sweep` are
+    those of a run of a sweep."""
+    extra = instantiate("logger.extra", config.extra, Logger)
+    for one in extra:
+        one.log_hyperparams(run_config)
+    own = choose("logger.kind", config.kind, LOGGERS)(config, folder, run_config, name, sweep)
+    return [own, *extra] if own else extra
 
 
 def log_step(
@@ -107,17 +113,18 @@ def log_step(
                 logger.experiment.add_image(name, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
 
 
-def wandb_location(logger: Logger | None) -> str | None:
+def wandb_location(loggers: list[Logger]) -> str | None:
     """Return the address of the W&B run, or the command that uploads an offline one; None without W&B."""
-    if not isinstance(logger, WandbLogger):
-        return None
-    run = logger.experiment
-    if run.disabled:
-        return None
-    return f"offline; with an account: wandb sync {relative_to_cwd(Path(run.dir).parent)}" if run.offline else run.url
+    for run in (logger.experiment for logger in loggers if isinstance(logger, WandbLogger)):
+        if not run.disabled:
+            folder = relative_to_cwd(Path(run.dir).parent)
+            return f"offline; with an account: wandb sync {folder}" if run.offline else run.url
+    return None
 
 
-def close_logger(logger: Logger | None, failed: bool) -> None:
-    """Finish the W&B run, if there is one: its files are complete, and the next run is another one."""
-    if isinstance(logger, WandbLogger):
-        logger.experiment.finish(exit_code=int(failed))
+def close_loggers(loggers: list[Logger], failed: bool) -> None:
+    """Finish the W&B run, if there is one: its files are complete, and the next run is another one. Lightning has
+    closed other loggers."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=int(failed))

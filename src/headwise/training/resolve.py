@@ -1,6 +1,6 @@
 """From the configuration that the user gave to the one that a run trains with; and whether a run can be resumed.
 
-    run = resolve(config, vocab_size=103, n_devices=1, device="cpu")
+    run = resolve(config, vocab_size=103, train_tokens=20011, n_devices=1, device="cpu")
     run.model.vocab_size, run.trainer.precision, run.compile, run.accumulate
 
 What `auto` stands for depends on the configuration and the kind of device only, never on a measurement, so that the
@@ -94,11 +94,17 @@ def validate_choices(config: TrainConfig) -> None:
     choose("schedule.kind", config.schedule.kind, SCHEDULES)
     choose("trainer.precision", config.trainer.precision, {"auto": None, **DTYPES})
     require(config.compile in ("auto", True, False), f"compile={config.compile} is none of auto, true, false")
+    trainer, limit = config.trainer, config.trainer.limit_val_batches
+    steps = isinstance(trainer.fast_dev_run, int) and trainer.fast_dev_run >= 0
+    require(steps, f"trainer.fast_dev_run={trainer.fast_dev_run} must be true, false or a number of steps")
+    fits = limit is None or (type(limit) is int and limit >= 1) or (type(limit) is float and 0 < limit <= 1)
+    require(fits, f"trainer.limit_val_batches={limit} must be a number of batches, or a fraction such as 0.5")
 
 
 def resolve(
     config: TrainConfig,
     vocab_size: int,
+    train_tokens: int,
     n_devices: int,
     device: str,
     initial_config: GPTConfig | None = None,
@@ -106,9 +112,9 @@ def resolve(
 ) -> RunConfig:
     """Return the configuration that the run trains with.
 
-    `vocab_size` is the tokenizer's, `device` the kind of device (cpu, cuda, mps), `initial_config` that of the model to
-    start from (initial_model_config), and `saved_about` the `about` of a checkpoint of the run to resume. Raise
-    UserError if the vocabulary or the batches do not fit.
+    `vocab_size` is the tokenizer's, `train_tokens` the length of the training text, `device` the kind of device (cpu,
+    cuda, mps), `initial_config` that of the model to start from (initial_model_config), and `saved_about` the `about`
+    of a checkpoint of the run to resume. Raise UserError if the vocabulary or the batches do not fit.
     """
     saved = saved_about["config"] if saved_about else None
     model = initial_config or config.model
@@ -122,6 +128,7 @@ def resolve(
     if precision == "auto":
         has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = saved["trainer"]["precision"] if saved else "bf16-mixed" if has_bf16 else "32-true"
+    trainer = with_steps(config.trainer, train_tokens // (global_batch_size * model.block_size))
     tokenizer = config.tokenizer
     if initial_config:
         tokenizer = TokenizerConfig(f"that of {config.init_from}", vocab_size)
@@ -129,7 +136,8 @@ def resolve(
         "model": replace(model, vocab_size=size),
         "tokenizer": tokenizer,
         "data": replace(data, global_batch_size=global_batch_size),
-        "trainer": replace(config.trainer, precision=precision),
+        "trainer": replace(trainer, precision=precision),
+        "logger": replace(config.logger, kind="none", extra=[]) if trainer.fast_dev_run else config.logger,
         "compile": config.compile is True,
     }
     run = RunConfig(**values, n_devices=n_devices, accumulate=accumulate)
@@ -147,6 +155,19 @@ def batch_arithmetic(data: DataConfig, n_devices: int) -> tuple[int, int]:
     each = f"data.batch_size={data.batch_size}" + (f" x {n_devices} devices" if n_devices > 1 else "")
     require(whole % at_once == 0, f"data.global_batch_size={whole} is not divisible by {each}")
     return whole, whole // at_once
+
+
+def with_steps(trainer: TrainerConfig, steps_per_epoch: int) -> TrainerConfig:
+    """Return a copy whose max_steps are those of max_epochs or fast_dev_run, if one is given. Raise UserError if the
+    text is too short for a step."""
+    if trainer.fast_dev_run:
+        steps = int(trainer.fast_dev_run)
+        return replace(trainer, max_steps=steps, limit_val_batches=steps)
+    if trainer.max_epochs is None:
+        return trainer
+    short = f"trainer.max_epochs={trainer.max_epochs}: the training text is shorter than one step's windows"
+    require(steps_per_epoch > 0, f"{short}; give trainer.max_steps, or a smaller data.batch_size")
+    return replace(trainer, max_steps=trainer.max_epochs * steps_per_epoch)
 
 
 def training_flops(run: RunConfig) -> float:

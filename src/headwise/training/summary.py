@@ -54,9 +54,10 @@ def summarize(folder: Path, overrides: list[str], parameters: int, wandb_run: st
 def summary_text(summary: dict) -> str:
     """Return the summary as it is printed at the end of a run."""
     lines = [f"overrides        {' '.join(summary['overrides'])}"] if summary["overrides"] else []
+    part = "some batches" if "fast_dev_run" in summary else "whole split"
     lines += [
         f"validation loss  {summary['val_loss']:.4f} nats per token, {summary['val_bits_per_byte']:.4f} bits per byte "
-        f"(whole split, best of the run: step {summary['best_step']} of {summary['steps']})",
+        f"({part}, best of the run: step {summary['best_step']} of {summary['steps']})",
         f"time             {summary['wall_seconds']:.0f} s, {summary['tokens_per_second']:,.0f} tokens per second",
     ]
     if summary["sample"]:

@@ -36,13 +36,13 @@ from headwise.data.datamodule import TextDataModule
 from headwise.data.sources import validate_text_choices
 from headwise.data.token_files import TokenFiles, prepare
 from headwise.distributed.processes import PARENT, rank, rank_zero_first
-from headwise.errors import Pruned
+from headwise.errors import Pruned, require
 from headwise.evaluation import evaluate_split
 from headwise.files import locked_folder, relative_to_cwd, write_text
 from headwise.model.gpt import GPT
 from headwise.training import build
 from headwise.training.lightning_module import TrainingModule
-from headwise.training.loggers import close_logger, make_logger, validate_logger, wandb_location
+from headwise.training.loggers import close_loggers, make_loggers, validate_logger, wandb_location
 from headwise.training.resolve import (
     DTYPES,
     RunConfig,
@@ -82,7 +82,7 @@ def train(
     start = time.monotonic()
     info = info or info_of_job()
     silence_lightning()
-    validate_run(config)
+    validate_run(config, info.overrides)
     device, n_devices, is_first = devices_of_run(config)
     with locked_folder(info.folder, "run_dir") if rank() == 0 else nullcontext():
         set_backends(config)
@@ -93,6 +93,7 @@ def train(
         run = resolve(
             config,
             vocab_size=token_files.tokenizer.vocab_size,
+            train_tokens=len(token_files.tokens("train")),
             n_devices=n_devices,
             device=device.type,
             initial_config=initial.model.config if initial else None,
@@ -114,9 +115,9 @@ def train(
         saved_config = run.as_dict() | {"run_dir": str(info.folder)}
         module = build.build_module(run, model, token_files, saved_config, device)
         plan.append(device_line(run, device, peak))
-        logger = begin_folder(run, info, saved_config, plan) if is_first else None
-        wandb_run = wandb_location(logger)
-        trainer = build.build_trainer(run, run.accumulate, callbacks, logger)
+        loggers = begin_folder(run, info, saved_config, plan) if is_first else []
+        wandb_run = wandb_location(loggers)
+        trainer = build.build_trainer(run, run.accumulate, callbacks, loggers, info.folder)
         fit(trainer, module, datamodule, resume_from, run, info)
         return write_summary(run, info, module, token_files, wandb_run, start) if is_first else None
 
@@ -144,8 +145,10 @@ def silence_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def validate_run(config: TrainConfig) -> None:
+def validate_run(config: TrainConfig, overrides: Sequence[str] = ()) -> None:
     """Raise UserError for everything that can be known to be wrong without the text and the devices."""
+    both = config.trainer.max_epochs and any(one.startswith("trainer.max_steps=") for one in overrides)
+    require(not both, f"trainer.max_epochs={config.trainer.max_epochs} and trainer.max_steps: give one of them")
     validate(config)
     validate_text_choices(config.data, config.tokenizer)
     validate_choices(config)
@@ -206,14 +209,17 @@ def finished_summary(saved: dict, run: RunConfig, folder: Path) -> dict | None:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def begin_folder(run: RunConfig, info: RunInfo, saved_config: dict[str, Any], plan: list[str]) -> Logger | None:
-    """Write config.yaml and overrides.yaml to the run's folder, print the plan, and return the logger."""
+def begin_folder(run: RunConfig, info: RunInfo, saved_config: dict[str, Any], plan: list[str]) -> list[Logger]:
+    """Write config.yaml and overrides.yaml to the run's folder, print the plan, and return the loggers."""
     write_text(info.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(saved_config)))
     write_text(info.folder / "overrides.yaml", OmegaConf.to_yaml(info.overrides))
     first_of_sweep = not info.sweep or info.folder.name == "0"
     for line in [*(plan if first_of_sweep else plan[:1]), f"folder           {info.folder}"]:
         say(line)
-    return make_logger(run.logger, info.folder, saved_config, info.name, info.sweep)
+    if run.trainer.fast_dev_run:
+        n = run.trainer.max_steps
+        say(f"trainer.fast_dev_run: {n} step{'s' * (n > 1)}, validation on {n} batch{'es' * (n > 1)}, no logger")
+    return make_loggers(run.logger, info.folder, saved_config, info.name, info.sweep)
 
 
 def fit(
@@ -248,7 +254,7 @@ def fit(
     finally:
         if failed:
             kill_child_processes(trainer)
-        close_logger(trainer.logger, failed)
+        close_loggers(trainer.loggers, failed)
 
 
 def write_summary(
@@ -262,7 +268,9 @@ def write_summary(
     """Write summary.json, and return its contents."""
     parameters = module.model.n_parameters()
     summary = summarize(info.folder, info.overrides, parameters, wandb_run, time.monotonic() - start)
-    if run.data.val_tokens:  # the run validated on a part of the split; the summary has the loss over all of it
+    if run.trainer.fast_dev_run:
+        summary["fast_dev_run"] = run.trainer.max_steps
+    elif run.data.val_tokens or run.trainer.limit_val_batches:  # validated on a part; the summary has the whole split's
         summary |= evaluate_split(Path(summary["checkpoint"]), token_files, str(module.device))
     write_text(info.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
