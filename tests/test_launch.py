@@ -75,7 +75,7 @@ def test_help_keys_lists_every_key_with_its_value_meaning_and_range(tmp_path):
     lines = script_here("train", "--help", "keys", "model=gpt2", cwd=tmp_path).stdout.splitlines()
     keys = [line.split("=")[0] for line in lines]
     assert keys == [key for key, _ in schema_fields(TrainConfig())]
-    assert "model.position=learned                       learned, sinusoidal, rotary, none" in lines
+    assert "model.position=learned                       learned, sinusoidal, rotary, alibi, none" in lines
     assert "trainer.max_steps=1200                       optimizer steps; at least 1" in lines
     refused = script_here("train", "--help", "keys", "model=gpt3", cwd=tmp_path, ok=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)

@@ -37,7 +37,7 @@ class GPTConfig:
     head_dim: int | None = key(None, "width of one head's q, k and v; null: n_embd / n_head", at_least=1)
     n_inner: int | None = key(None, "width of the feed-forward network; null: 4 n_embd, with swiglu 8/3", at_least=1)
     attention: str = key("softmax", "softmax, relu")
-    position: str = key("learned", "learned, sinusoidal, rotary, none")
+    position: str = key("learned", "learned, sinusoidal, rotary, alibi, none")
     norm: str = key("layernorm", "layernorm, rmsnorm")
     mlp: str = key("gelu", "gelu, swiglu, relu2, none")
     init: str = key("scaled_normal", "scaled_normal, zero_output")

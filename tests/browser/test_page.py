@@ -338,14 +338,15 @@ def test_clicking_a_token_locks_it(page):
 # Step through.
 
 
-@pytest.mark.parametrize("kind", ["softmax", "relu"])
-def test_the_step_through_computes_what_torch_computes(visit, kind):
-    seen = moments(kind)
+@pytest.mark.parametrize(("kind", "position"), [("softmax", "rotary"), ("relu", "rotary"), ("softmax", "alibi")])
+def test_the_step_through_computes_what_torch_computes(visit, kind, position):
+    seen = moments(kind, position=position)
     page = visit(render(view_of(seen, normalize=kind)), "#layer=1&head=3&query=7&key=2&tab=walk")
     maps = seen["text"][2][1]
     q, k, v = maps.q[0, 3, 7].double(), maps.k[0, 1].double(), maps.v[0, 1].double()
     dots = k @ q
-    masked = (dots / math.sqrt(10)).masked_fill(torch.arange(11) > 7, -math.inf)
+    bias = 2.0**-8 * (torch.arange(11) - 7) if position == "alibi" else torch.zeros(11)  # of the last of four heads
+    masked = (dots / math.sqrt(10) + bias).masked_fill(torch.arange(11) > 7, -math.inf)
     raw = masked.relu() if kind == "relu" else (masked - masked.max()).exp()
     weights = raw / 8 if kind == "relu" else masked.softmax(0)
     expected = {"dots": dots, "scaled": dots / math.sqrt(10), "masked": masked, "raw": raw, "weights": weights}
@@ -357,6 +358,10 @@ def test_the_step_through_computes_what_torch_computes(visit, kind):
         assert found == pytest.approx(expected[column].tolist(), abs=1e-9)
         shown = [float(x.replace("−", "-").replace("∞", "inf")) for x in cells.all_inner_texts()]
         assert shown == pytest.approx(expected[column].tolist(), abs=6e-5)
+    assert ("First add the bias of the position" in page.inner_text("#explanation")) is False
+    page.click("[data-stage='3']")
+    settle(page)
+    assert ("First add the bias of the position" in page.inner_text("#explanation")) == (position == "alibi")
     walked = page.evaluate("headwise.walk(0, 1, 3, 7)")
     assert walked["z"] == pytest.approx((weights @ v).tolist(), abs=1e-9)
     assert walked["z"] == pytest.approx(maps.z[0, 3, 7].tolist(), abs=1e-5)

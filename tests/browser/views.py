@@ -28,10 +28,12 @@ HOSTILE = [
 IDS = {"text": [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], "repeats": [2, 7, 1, 8, 4, 2, 7]}
 
 
-def moments(attention="softmax", seed=0):
+def moments(attention="softmax", seed=0, position="rotary"):
     """What every prompt's forward passes showed: {prompt: [maps of step 0, of step 1, ...]}, 2 layers x 4 heads, the
     heads in groups of two."""
-    model = randomize(small_model(n_head=4, n_kv_head=2, n_embd=20, head_dim=10, attention=attention))
+    model = randomize(
+        small_model(n_head=4, n_kv_head=2, n_embd=20, head_dim=10, attention=attention, position=position)
+    )
     for block in model.blocks:
         block.attention.q_norm.weight.data += 3  # queries that choose
     torch.manual_seed(seed)

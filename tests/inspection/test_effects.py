@@ -22,6 +22,7 @@ IDS = torch.randint(23, (5, 8), generator=torch.Generator().manual_seed(3))
 MODELS = {
     "qwen3": lambda: randomize(small_model()),
     "gpt2": lambda: randomize(small_model("gpt2")),
+    "alibi": lambda: randomize(small_model("gpt2", position="alibi")),
     "grouped": lambda: randomize(small_model(n_kv_head=1, dropout=0.5)),
 }
 

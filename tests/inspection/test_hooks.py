@@ -27,14 +27,16 @@ def test_capture_leaves_the_logits_unchanged(preset):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "relu"])
-def test_captured_scores_pattern_z_and_result_follow_from_one_another(kind):
-    model = small_model(attention=kind, n_kv_head=1)
+@pytest.mark.parametrize("position", ["rotary", "alibi"])
+def test_captured_scores_pattern_z_and_result_follow_from_one_another(kind, position):
+    model = small_model(attention=kind, n_kv_head=1, position=position)
+    bias = model.position.bias(torch.arange(7), torch.arange(7)) if position == "alibi" else torch.zeros(3, 7, 7)
     with capture(model) as maps:
         model(IDS)
     for layer, seen in maps.items():
         assert torch.allclose(seen.scores, seen.q @ seen.k.mT, atol=1e-6)
         assert torch.equal(seen.scaled_scores, seen.scores / 6**0.5)
-        assert torch.allclose(seen.masked_scores.tril(), seen.scaled_scores.tril())
+        assert torch.allclose(seen.masked_scores.tril(), (seen.scaled_scores + bias).tril())
         assert torch.equal(seen.masked_scores.isinf(), ~causal_mask(7, 7).expand(2, 3, 7, 7))
         assert torch.allclose(ATTENTIONS[kind].normalize(seen.masked_scores), seen.pattern, atol=1e-6)
         assert torch.allclose(seen.pattern @ seen.v, seen.z, atol=1e-6)

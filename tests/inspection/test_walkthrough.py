@@ -18,6 +18,7 @@ MODELS = {
     "gpt2": lambda size: small_model("gpt2", vocab_size=size),
     "grouped": lambda size: small_model(vocab_size=size, n_kv_head=1),
     "relu": lambda size: small_model(vocab_size=size, attention="relu"),
+    "alibi": lambda size: small_model("gpt2", vocab_size=size, position="alibi"),
     "alone": lambda size: small_model(vocab_size=size, mlp="none"),
 }
 
@@ -42,13 +43,16 @@ def test_walkthrough_numbers_follow_from_one_another(kind):
     scaled = scores / math.sqrt(width)
     projected = np.array(numbers["w_q"]) @ numbers["x"] + numbers["b_q"]
     assert np.allclose(numbers["projected"], projected, atol=1e-5)
-    assert numbers["projected_then"] == ([] if kind == "gpt2" else ["normalized", "rotated by position"])
+    assert numbers["projected_then"] == ([] if kind in ("gpt2", "alibi") else ["normalized", "rotated by position"])
     if not numbers["projected_then"]:
         assert np.allclose(q, projected, atol=1e-5)
     assert np.allclose(numbers["scores"], scores, atol=1e-4)
     assert np.allclose(numbers["scaled_scores"], scaled, atol=1e-4)
     assert [x is None for x in numbers["masked_scores"]] == [j > query for j in range(len(TEXT))]
     visible = scaled[: query + 1]
+    if kind == "alibi":  # head 2 of 3 has the slope 1/4
+        visible = visible - 2**-2 * np.arange(query, -1, -1)
+        assert np.allclose(numbers["masked_scores"][: query + 1], visible, atol=1e-4)
     weights = np.maximum(visible, 0) / (query + 1) if kind == "relu" else np.exp(visible) / np.exp(visible).sum()
     assert np.allclose(numbers["pattern"][: query + 1], weights, atol=1e-5)
     assert numbers["pattern"][query + 1 :] == [0] * (len(TEXT) - query - 1)

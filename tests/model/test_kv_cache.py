@@ -10,7 +10,7 @@ from tests.small import randomize, small_model
 V, T = 23, 13
 KINDS = [
     {"position": position, "attention": attention, "n_kv_head": groups}
-    for position in ("learned", "sinusoidal", "rotary", "none")
+    for position in ("learned", "sinusoidal", "rotary", "alibi", "none")
     for attention, groups in (("softmax", 3), ("softmax", 1), ("relu", 1))
 ]
 

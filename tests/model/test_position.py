@@ -4,9 +4,19 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from headwise.config import GPTConfig
-from headwise.model.position import POSITIONS, LearnedPosition, Position, RotaryPosition, SinusoidalPosition
+from headwise.model.attention import causal_mask, fused_attention, reference_attention
+from headwise.model.position import (
+    POSITIONS,
+    AlibiPosition,
+    LearnedPosition,
+    Position,
+    RotaryPosition,
+    SinusoidalPosition,
+)
 
 CONFIG = GPTConfig(n_embd=42, n_head=3, block_size=19).resolved()
 
@@ -45,6 +55,7 @@ def test_no_position_changes_nothing():
     none, x = Position(CONFIG), torch.randn(2, 5, 42)
     assert none.embed(x, torch.arange(5)) is x
     assert rotated(none, x, torch.arange(5)) is x
+    assert none.bias(torch.arange(5), torch.arange(5)) is None
 
 
 def test_sinusoidal_adds_the_waves_of_the_paper_to_the_scaled_embedding():
@@ -58,6 +69,52 @@ def test_sinusoidal_adds_the_waves_of_the_paper_to_the_scaled_embedding():
             assert math.isclose(added[1, t, i].item(), expected, abs_tol=1e-5)
         assert rotated(waves, x, torch.arange(5)) is x
         assert not list(waves.parameters())
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 5, 8, 12, 16, 25])
+def test_alibi_has_the_slopes_and_the_bias_of_transformers_bloom(heads):
+    """Up to a constant in each row, which softmax ignores: Bloom multiplies the slope and the position of the key."""
+    alibi = AlibiPosition(GPTConfig(n_embd=2 * heads, n_head=heads, block_size=19).resolved())
+    theirs = build_alibi_tensor(torch.ones(1, 19), heads, torch.float32).expand(heads, 19, 19)
+    ours = alibi.bias(torch.arange(19), torch.arange(19))
+    assert torch.allclose(ours, theirs - theirs.diagonal(dim1=1, dim2=2)[..., None], atol=1e-5)
+    assert torch.equal(ours[:, 11:], alibi.bias(torch.arange(11, 19), torch.arange(19)))
+
+
+@pytest.mark.parametrize("groups", [6, 3])
+@pytest.mark.parametrize(("n_query", "padding"), [(11, None), (4, None), (1, None), (11, (0, 4))])
+def test_attention_with_alibi_equals_torch_flex_attention_and_the_fused_kernel(groups, n_query, padding):
+    torch.manual_seed(0)
+    alibi = AlibiPosition(GPTConfig(n_embd=42, n_head=6).resolved())
+    q, k, v = torch.randn(2, 6, n_query, 7), torch.randn(2, groups, 11, 7), torch.randn(2, groups, 11, 7)
+    queries, keys = torch.arange(11 - n_query, 11), torch.arange(11)
+    bias, mask = alibi.bias(queries, keys), None
+    first = torch.tensor(padding or (0, 0))
+    if padding:
+        mask = causal_mask(11, 11) & (keys >= first[:, None, None, None])
+
+    def score_mod(score, b, h, i, j):
+        visible = (j <= i + 11 - n_query) & (j >= first[b])
+        return torch.where(visible, score - alibi.slopes[h] * (i + 11 - n_query - j), -torch.inf)
+
+    expected = flex_attention(q, k, v, score_mod=score_mod, enable_gqa=True)
+    for attend in (reference_attention, fused_attention):
+        z, _ = attend(q, k, v, mask, 0.0, bias)
+        real = slice(4, None) if padding else slice(None)  # queries of the padding see no key
+        assert torch.allclose(z[:, :, real], expected[:, :, real], atol=1e-5)
+
+
+def test_fused_attention_with_alibi_has_the_gradients_of_the_reference():
+    alibi = AlibiPosition(CONFIG)
+    bias, gradients = alibi.bias(torch.arange(13), torch.arange(13)), []
+    for attend in (reference_attention, fused_attention):
+        torch.manual_seed(0)
+        inputs = [torch.randn(2, 3, 13, 14, requires_grad=True) for _ in range(3)]
+        z, _ = attend(*inputs, None, 0.0, bias)
+        (z * torch.randn_like(z)).sum().backward()
+        gradients.append([x.grad for x in inputs])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", POSITIONS)

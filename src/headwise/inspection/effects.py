@@ -99,9 +99,10 @@ class ResidualStream:
         with eval_mode(model), capture(model) as maps:
             x = embedding = model.position.embed(model.embedding(ids), all_positions)
             angles = model.position.angles(all_positions)
+            position_bias = model.position.bias(all_positions, all_positions)
             for layer, block in enumerate(model.blocks):
                 assert isinstance(block, Block)
-                x = x + block.attention(block.attention_norm(x), model.position, angles)
+                x = x + block.attention(block.attention_norm(x), model.position, angles, bias=position_bias)
                 mlp, bias = block.mlp(block.mlp_norm(x)), block.attention.out.bias
                 x = x + mlp
                 heads.append(maps[layer].z[:, :, positions] @ maps[layer].w_o)

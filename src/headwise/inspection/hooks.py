@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class AttentionMap:
     pattern: Tensor  # [B, H, Tq, Tk], attention weights after normalizing and mask; rows are queries, columns keys
     z: Tensor  # [B, H, Tq, D], pattern @ v
     w_o: Tensor  # [H, D, C], each head's slice of the output projection
+    bias: Tensor | None = None  # [H, Tq, Tk], what the position adds to the scaled scores; None: nothing
 
     @property
     def scores(self) -> Tensor:
@@ -55,9 +56,10 @@ class AttentionMap:
 
     @property
     def masked_scores(self) -> Tensor:
-        """Return q.k / sqrt(D) [B, H, Tq, Tk], minus infinity where masked. Normalizing these, by softmax or relu,
-        gives the pattern."""
-        return self.scaled_scores.masked_fill(~self.mask, -math.inf)
+        """Return q.k / sqrt(D) plus the bias [B, H, Tq, Tk], minus infinity where masked. Normalizing these, by softmax
+        or relu, gives the pattern."""
+        biased = self.scaled_scores if self.bias is None else self.scaled_scores + self.bias
+        return biased.masked_fill(~self.mask, -math.inf)
 
     @property
     def result(self) -> Tensor:
@@ -72,10 +74,12 @@ def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
     maps: dict[int, AttentionMap] = {}
 
     def replacement(layer: int, attention: CausalSelfAttention) -> Attend:
-        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+        def attend(
+            q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, bias: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
             visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
             with torch.autocast(q.device.type, enabled=False):
-                z, pattern = attention.reference(q.float(), k.float(), v.float(), visible, dropout)
+                z, pattern = attention.reference(q.float(), k.float(), v.float(), visible, dropout, bias)
             assert pattern is not None
             maps[layer] = AttentionMap(
                 q=q.detach().float(),
@@ -85,6 +89,7 @@ def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
                 pattern=pattern.detach(),
                 z=z.detach(),
                 w_o=attention.out.weight.T.unflatten(0, (attention.n_head, -1)).detach().float().clone(),
+                bias=bias,
             )
             return z.to(q.dtype), pattern
 
@@ -132,5 +137,6 @@ def run_and_capture(model: GPT, ids: Tensor) -> tuple[list[AttentionMap], Tensor
     in eval mode, without gradients."""
     with torch.no_grad(), eval_mode(model), capture(model) as maps:
         logits = model(ids.to(model.embedding.weight.device))
-    on_cpu = [AttentionMap(**{name: x.cpu() for name, x in vars(maps[layer]).items()}) for layer in sorted(maps)]
+    in_order = [maps[layer] for layer in sorted(maps)]
+    on_cpu = [replace(each, **{name: x.cpu() for name, x in vars(each).items() if x is not None}) for each in in_order]
     return on_cpu, logits.cpu()

@@ -136,7 +136,12 @@ def attention_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
     example = f"of key {best} {w.tokens[best]}: {products} + ... = {score}"
     yield "2. Score", "q·k: how well each key matches", [example]
     yield "3. Scale", f"q·k / √{width}: the same variance for any width", [f"{score} / {width**0.5:.4f} = {scaled}"]
-    yield "4. Mask", "later tokens: −∞", [f"{len(later)} of {len(w.tokens)} tokens come later"]
+    bias = w.position_bias
+    masking: list[str | Table] = [f"{len(later)} of {len(w.tokens)} tokens come later"]
+    if bias is not None:
+        masked = format_number(float(w.masked_scores[best]))
+        masking.insert(0, f"plus the position's bias: {scaled} + {format_number(float(bias[best]))} = {masked}")
+    yield "4. Mask", "later tokens: −∞", masking
 
     numbers = (w.scores, w.scaled_scores, w.masked_scores, w.pattern)
     rows: list[list[Cell]] = [

@@ -58,7 +58,10 @@ class Walkthrough:
         self.k, self.v = maps[layer].k[0, kv_head], maps[layer].v[0, kv_head]  # [T, D]
         self.scores = self.k @ self.q  # [T]
         self.scaled_scores = self.scores / math.sqrt(d)
-        self.masked_scores = self.scaled_scores.masked_fill(torch.arange(len(ids)) > query, -math.inf)
+        bias = maps[layer].bias
+        self.position_bias = None if bias is None else bias[head, query]  # [T], added to the scaled scores
+        biased = self.scaled_scores if bias is None else self.scaled_scores + bias[head, query]
+        self.masked_scores = biased.masked_fill(torch.arange(len(ids)) > query, -math.inf)
         relu = config.attention == "relu"
         self.pattern = self.masked_scores.relu() / (query + 1) if relu else self.masked_scores.softmax(-1)  # [T]
         self.weighted_values = self.pattern[:, None] * self.v  # [T, D]

@@ -27,7 +27,7 @@ from headwise.model.layers import NORMS
 from headwise.model.position import Angles, Position
 
 Normalize = Callable[[Tensor], Tensor]
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, Tensor | None], tuple[Tensor, Tensor | None]]
 
 
 def causal_mask(n_query: int, n_key: int, device: torch.device | None = None) -> Tensor:
@@ -53,14 +53,16 @@ def reference_attention(
     v: Tensor,
     mask: Tensor | None = None,
     dropout: float = 0.0,
+    bias: Tensor | None = None,
     normalize: Normalize = softmax,
 ) -> tuple[Tensor, Tensor]:
-    """Return normalize(q k^T / sqrt(D)) v, with masked scores at minus infinity, and the weights, step by step (Vaswani
-    et al. 2017, eq. 1).
+    """Return normalize(q k^T / sqrt(D) + bias) v, with masked scores at minus infinity, and the weights, step by step
+    (Vaswani et al. 2017, eq. 1).
 
     q is [B, H, Tq, D], k [B, G, Tk, D] and v [B, G, Tk, Dv]; each key/value head serves H/G query heads (Ainslie et al.
     2023). Keys and values may come from another sequence than the queries: only D must agree. mask is True where a
-    query attends to a key, [Tq, Tk] or anything that broadcasts to [B, H, Tq, Tk]; None is the causal mask. The result
+    query attends to a key, [Tq, Tk] or anything that broadcasts to [B, H, Tq, Tk]; None is the causal mask. bias, which
+    is that of the positions [H, Tq, Tk], is added to the scaled scores unless it is None. The result
     is z [B, H, Tq, Dv], the weighted sum of values for each query, and the pattern [B, H, Tq, Tk], whose rows are the
     weights before dropout. The z of a query without any visible key is zero.
     """
@@ -69,7 +71,8 @@ def reference_attention(
     visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
     scores = q @ k.transpose(-2, -1)  # how well each query matches each key
     scaled_scores = scores / math.sqrt(q.size(-1))  # so that the variance does not depend on D
-    masked_scores = scaled_scores.masked_fill(~visible, -math.inf)  # hide later tokens
+    biased_scores = scaled_scores if bias is None else scaled_scores + bias.to(q.dtype)  # prefer near keys (ALiBi)
+    masked_scores = biased_scores.masked_fill(~visible, -math.inf)  # hide later tokens
     pattern = normalize(masked_scores).masked_fill(~visible, 0.0)  # the weights; softmax over no key gives NaN, here 0
     z = F.dropout(pattern, dropout) @ v
     return z, pattern
@@ -88,15 +91,23 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, None]:
     """Return the z of reference_attention with softmax, and None for the pattern. For long sequences and on GPUs this
     is one kernel, which never stores the pattern (Dao et al. 2022)."""
-    square = mask is None and q.size(-2) == k.size(-2)
+    square = mask is None and bias is None and q.size(-2) == k.size(-2)
     if square and q.device.type == "cpu" and q.shape[:3] == k.shape[:3] and q.size(-2) <= SHORT and not dropout:
         return short_attention(q, k, v), None
     if mask is None and not square and q.size(-2) > 1:  # a single query, the last, attends to every key
         mask = causal_mask(q.size(-2), k.size(-2), q.device)
+    if bias is not None:  # the kernel adds a mask of numbers to the scaled scores
+        bias = bias.to(q.dtype)[None]
+        mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
     gqa = q.size(1) != k.size(1)
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=square, enable_gqa=gqa)
     return z, None
@@ -153,6 +164,7 @@ class CausalSelfAttention(nn.Module):
         angles: Angles | None,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         all_heads = split_heads(self.qkv(x), sum(self.head_counts))  # [B, H+G+G, T, D]
         q, k, v = all_heads.split(self.head_counts, dim=1)  # [B, H, T, D], 2 x [B, G, T, D]
@@ -161,5 +173,5 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.extend(k, v)  # [B, G, Tk, D]: those of all tokens so far
         dropout = self.dropout if self.training else 0.0
-        z, _ = self.attend(q, k, v, mask, dropout)  # [B, H, T, D]
+        z, _ = self.attend(q, k, v, mask, dropout, bias)  # [B, H, T, D]
         return F.dropout(self.out(merge_heads(z)), dropout)  # [B, T, C]

@@ -51,8 +51,9 @@ class Block(nn.Module):
         angles: Angles | None,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, angles, mask, cache)
+        x = x + self.attention(self.attention_norm(x), position, angles, mask, cache, bias)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -126,9 +127,9 @@ class GPT(nn.Module):
         elif seen and ids.size(1) > 1:
             mask = causal_mask(ids.size(1), total, ids.device)  # once, for all layers
         x = self.dropout(self.position.embed(self.embedding(ids), positions))  # [B, T, C]
-        angles = self.position.angles(positions)
+        angles, bias = self.position.angles(positions), self.position.bias(slots[seen:], slots)
         for i, block in enumerate(self.blocks):
-            x = block(x, self.position, angles, mask, None if cache is None else cache.layer(i))
+            x = block(x, self.position, angles, mask, None if cache is None else cache.layer(i), bias)
         if cache is not None:
             cache.length = total
         return x

@@ -1,7 +1,9 @@
-"""How the model knows the positions of tokens, by name: learned, sinusoidal, rotary, none.
+"""How the model knows the positions of tokens, by name: learned, sinusoidal, rotary, alibi, none.
 
-A kind of position either adds to the token embeddings, once (`embed`), or rotates the queries and keys of every layer
-(`rotate`) by `angles`, which are the same in all layers. The other method returns its input unchanged.
+A kind of position adds to the token embeddings, once (`embed`), or rotates the queries and keys of every layer
+(`rotate`) by `angles`, or adds a `bias` to the scaled scores of every layer. Angles and bias are those of
+all layers.
+The other methods return their input unchanged, or None.
 
 Dimensions: B batch, T tokens, H heads, C = n_embd, D = head_dim. Positions are [T], or [B, T] where the sequences of a
 batch begin at different tokens.
@@ -37,6 +39,11 @@ class Position(nn.Module):
     def rotate(self, x: Tensor, angles: Angles | None) -> Tensor:
         """Return queries or keys x [B, H, T, D] rotated by `angles`."""
         return x
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
+        """Return what is added to the scaled scores, [H, Tq, Tk], for positions [Tq] and [Tk]. Only their distances may
+        count: in a padded batch both are counted from the start of the padding."""
+        return None
 
 
 class LearnedPosition(Position):
@@ -92,9 +99,33 @@ class RotaryPosition(Position):
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
+class AlibiPosition(Position):
+    """A bias on the scaled scores that falls with the distance of query and key, at a slope of its own in each head
+    (Press et al. 2021, ALiBi). Nothing is learned, and the embeddings carry no position."""
+
+    slopes: Tensor
+
+    def __init__(self, config: ResolvedGPTConfig):
+        super().__init__(config)
+        self.register_buffer("slopes", torch.tensor(alibi_slopes(config.n_head)), persistent=False)
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        distance = query_positions[:, None] - key_positions  # [Tq, Tk], negative for keys that are masked
+        return -self.slopes[:, None, None] * distance
+
+
+def alibi_slopes(n_head: int) -> list[float]:
+    """Return the slope of each head: 2^(-8/n), 2^(-16/n), ... for n heads if n is a power of two. Otherwise those of
+    the next lower power of two, and then every other one of the next higher (as in the paper's code)."""
+    power = 2 ** int(math.log2(n_head))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    return slopes + [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * (n_head - power), 2)]
+
+
 POSITIONS = {
     "learned": LearnedPosition,
     "sinusoidal": SinusoidalPosition,
     "rotary": RotaryPosition,
+    "alibi": AlibiPosition,
     "none": Position,
 }

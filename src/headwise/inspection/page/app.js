@@ -77,7 +77,8 @@ async function open(text) {
     const vectors = new Map();
     for (const one of prompt.vectors) {
       const [q, k, v] = [one.q, one.k, one.v].map(floats);
-      vectors.set(`${one.layer}.${one.head}`, { T, D: one.width, q, k, v, pattern: square(floats(one.pattern), T) });
+      const [pattern, bias] = [one.pattern, one.bias].map((n) => (n === undefined ? null : square(floats(n), T)));
+      vectors.set(`${one.layer}.${one.head}`, { T, D: one.width, q, k, v, pattern, bias });
     }
     const scores = Object.fromEntries(
       Object.entries(prompt.scores).map(([name, values]) => [name, values.map((x) => x ?? NaN)]));
@@ -113,13 +114,14 @@ function weights(view, p, s, l, h) {
 /** How query i of a stored head weighs its T keys, stage by stage. In double precision, from the stored float32. */
 function weigh(vector, i, normalize) {
   const { q, k, T, D } = vector, dots = [], scaled = [], masked = [], raw = [];
+  const bias = vector.bias && [...vector.bias.subarray(i * T, (i + 1) * T)]; // what the position adds, or null
   let most = -Infinity, total = 0;
   for (let j = 0; j < T; j++) {
     let dot = 0;
     for (let c = 0; c < D; c++) dot += q[i * D + c] * k[j * D + c];
     dots.push(dot);
     scaled.push(dot / Math.sqrt(D));
-    masked.push(j <= i ? scaled[j] : -Infinity);
+    masked.push(j <= i ? scaled[j] + (bias ? bias[j] : 0) : -Infinity);
     most = Math.max(most, masked[j]);
   }
   for (let j = 0; j < T; j++) {
@@ -127,7 +129,7 @@ function weigh(vector, i, normalize) {
     total += raw[j];
   }
   const divisor = normalize === "relu" ? i + 1 : total;
-  return { dots, scaled, masked, most, raw, divisor, weights: raw.map((x) => x / divisor) };
+  return { dots, scaled, bias, masked, most, raw, divisor, weights: raw.map((x) => x / divisor) };
 }
 
 /** The same, and what comes of it: the sum of the weighted values up to each key, and z, the whole of it. */
@@ -920,7 +922,9 @@ const STAGES = [ // the explanation of each stage for query i, key j, vectors of
     match. Here `, code(`${terms} = ${fixed(w.dots[j], 4)}`)] },
   { name: "÷ √d", explain: ({ j, w, D }) => ["Divide by √d, so that the size does not depend on the width d. Here ",
     code(`${fixed(w.dots[j], 4)} / √${D} = ${fixed(w.scaled[j], 4)}`)] },
-  { name: "mask", explain: () => ["A token cannot attend to later tokens: their scores become −∞, their weights 0."] },
+  { name: "mask", explain: ({ j, w }) => [...(w.bias ? ["First add the bias of the position, which depends on the distance. Here ",
+    code(`${fixed(w.scaled[j], 4)} + ${fixed(w.bias[j], 4)} = ${fixed(w.masked[j], 4)}`), ". "] : []),
+    "A token cannot attend to later tokens: their scores become −∞, their weights 0."] },
   { name: "softmax", explain: ({ j, w }) => [`Make weights of the scores: raise e to each (less the greatest, so that
     nothing overflows), then divide by the sum. They add up to 1. Here `,
     code(`exp(${fixed(w.masked[j], 4)} − ${fixed(w.most, 4)}) / ${fixed(w.divisor, 4)} = ${fixed(w.weights[j], 4)}`)] },
@@ -1007,6 +1011,7 @@ function columnsOf({ q, k, v, D }, w, stage) {
     { from: 0, head: "k", cell: (j) => strip(part(k, j), sizeK) },
     { from: 1, head: "q·k", name: "dots", cell: number("dots") },
     { from: 2, head: "÷ √d", name: "scaled", cell: number("scaled") },
+    ...(w.bias ? [{ from: 3, head: "bias", name: "bias", cell: number("bias") }] : []),
     { from: 3, head: "masked", name: "masked", cell: number("masked") },
     { from: 4, head: raw, name: "raw", cell: number("raw") },
     { from: 4, head: "weight", name: "weights", cell: (j) => [bar(w.weights[j]), fixed(w.weights[j], 4)] },

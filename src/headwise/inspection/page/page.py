@@ -166,11 +166,15 @@ class _Builder:
         return self.blobs.setdefault(self.deflated[raw], len(self.blobs))
 
     def add_vectors(self, prompt: Prompt, head: Head) -> dict[str, Any]:
-        """Add one head's q, k and v [T, D] and the lower triangle of its pattern, float32."""
+        """Add one head's q, k and v [T, D] and the lower triangles of its pattern and of the position's bias, if there
+        is one, all float32."""
         layer_map = prompt.maps[head[0]]
         kv_head = head[1] // (layer_map.q.size(1) // layer_map.k.size(1))
         arrays = {"q": layer_map.q[0, head[1]], "k": layer_map.k[0, kv_head], "v": layer_map.v[0, kv_head]}
-        arrays["pattern"] = layer_map.pattern[0, head[1]][np.tril_indices(len(prompt.labels))]
+        triangle = np.tril_indices(len(prompt.labels))
+        arrays["pattern"] = layer_map.pattern[0, head[1]][triangle]
+        if layer_map.bias is not None:
+            arrays["bias"] = layer_map.bias[head[1]][triangle]
         indices = {name: self.add(array.numpy().astype("<f4")) for name, array in arrays.items()}
         return {"layer": int(head[0]), "head": int(head[1]), "width": layer_map.q.size(-1), **indices}
 
