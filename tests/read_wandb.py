@@ -71,3 +71,15 @@ def config(path):
 def metrics(path):
     """What the run says of its metrics: which of them is the x-axis of which."""
     return [r.metric for r in records(path) if r.WhichOneof("record_type") == "metric"]
+
+
+def started(path):
+    """What the run was started with: project, display_name, run_group, tags, notes, job_type, run_id, sweep_id."""
+    return next(r.run for r in records(path) if r.WhichOneof("record_type") == "run")
+
+
+def artifacts(path):
+    """The artifacts that the run logs."""
+    whole = [r.artifact for r in records(path) if r.WhichOneof("record_type") == "artifact"]
+    requests = [r.request for r in records(path) if r.WhichOneof("record_type") == "request"]
+    return whole + [each.log_artifact.artifact for each in requests if each.HasField("log_artifact")]

@@ -29,6 +29,7 @@ DEFERRED = {  # (module of the core, extra that some of its functions import): w
     ("checkpoint", "huggingface"): "a Hugging Face folder",
     ("data.sources", "data.hub"): "data=hub and data.url",
     ("training.build", "distributed.strategies"): "the processes of several devices",
+    ("training.loggers", "huggingface"): "the exported folder as an artifact",
     ("training.train", "distributed.strategies"): "the processes of several devices",
     ("training.train", "distributed.estimate"): "the lines that say what a run will take",
     ("inspection.recorder", "inspection.page.page"): "the attention page",

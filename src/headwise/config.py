@@ -151,9 +151,11 @@ class TrainerConfig:
 @dataclass
 class LoggerConfig:
     kind: str = key("wandb", "wandb, tensorboard, csv, none; metrics.csv is written with each of them")
-    project: str = key("headwise", "W&B project")
-    name: str | None = key(None, "name of the run; null: that of its folder")
-    entity: str | None = key(None, "W&B user or team")
+    project: str | None = key(None, "W&B project; null: WANDB_PROJECT, else headwise")
+    name: str | None = key(None, "name of the run; null: WANDB_NAME, else that of its folder")
+    entity: str | None = key(None, "W&B user or team; null: WANDB_ENTITY, else your own")
+    tags: list[str] = key(list, "W&B tags; empty: WANDB_TAGS")
+    log_model: bool = key(False, "store best.ckpt, and its Hugging Face export, as W&B artifacts")
     extra: list[Any] = key(list, "more Lightning loggers, as {_target_: class, argument: value}")
 
 

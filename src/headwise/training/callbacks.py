@@ -32,7 +32,7 @@ from headwise.inspection.recorder import Recorder
 from headwise.model.gpt import GPT, eval_mode, uncompiled
 from headwise.model.sharding import gather_model
 from headwise.training.lightning_module import TrainingModule, step_ended
-from headwise.training.loggers import log_step
+from headwise.training.loggers import log_samples, log_step
 
 MAX_PICTURES = 50  # snapshots of a run that are drawn: W&B asks for fewer than a thousand files
 
@@ -50,6 +50,12 @@ class EveryNSteps(Callback):
     def is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         """Return whether the callback runs at the end of this batch."""
         return step_ended(trainer, batch_idx) and self.is_due_at(trainer.global_step, trainer.max_steps)
+
+    def is_drawn_at(self, step: int, max_steps: int) -> bool:
+        """Return whether this is one of at most MAX_PICTURES steps, spread over the run, or the last."""
+        assert self.every_n_steps is not None
+        between = self.every_n_steps * -(-max_steps // (self.every_n_steps * MAX_PICTURES))
+        return step % between == 0 or step == max_steps
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -234,6 +240,8 @@ class TextSamples(EveryNSteps):
             ids = [int(token) for token, _ in new]
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"==== step {trainer.global_step}\n{tokenizer.decode(self.prompt + ids)}\n\n")
+        if self.is_drawn_at(trainer.global_step, trainer.max_steps):
+            log_samples(trainer.loggers, trainer.global_step, tokenizer.decode(self.prompt), read_samples(self.path))
 
 
 def read_samples(path: Path) -> dict[int, str]:
@@ -284,8 +292,8 @@ class AttentionMaps(EveryNSteps):
         if model is None:
             return
         assert self.every_n_steps is not None
-        between = self.every_n_steps * -(-trainer.max_steps // (self.every_n_steps * MAX_PICTURES))
-        pictures = trainer.global_step < self.every_n_steps or trainer.global_step % between == 0
+        drawn = self.is_drawn_at(trainer.global_step, trainer.max_steps)
+        pictures = trainer.global_step < self.every_n_steps or drawn
         with self.stopwatch.paused():
             snapshot = self.recorder.record(model, trainer.global_step, pictures)
             log_step(trainer.loggers, snapshot.step, snapshot.chart_values, snapshot.pictures)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from PIL import Image
 
 from headwise.config import LoggerConfig
 from headwise.console import say
-from headwise.errors import choose, first_line, require
+from headwise.errors import UserError, choose, first_line, require
 from headwise.files import relative_to_cwd
 from headwise.instantiate import instantiate
+
+MINIMA = ("train_loss", "val_loss", "val_bits_per_byte")  # whose summary in W&B is the lowest value, not the last
 
 
 def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str | None, sweep: str | None) -> Logger:
@@ -30,25 +34,61 @@ def wandb_logger(config: LoggerConfig, folder: Path, run_config: dict, name: str
     mode: Any = os.environ.get("WANDB_MODE")
     if not mode:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-    settings: dict[str, Any] = {
-        "project": config.project,
-        "entity": config.entity,
-        "name": name or config.name or folder.name,
-        "group": config.name or sweep or folder.name,
-        "dir": folder.resolve(),  # W&B's service may have been started from another folder, by an earlier run
-        "config": run_config,
-        "settings": wandb.Settings(init_timeout=20, silent=True),  # the summary names the run's path
-    }
-    earlier = sorted(folder.glob("wandb/run-*"))  # W&B's own folders of runs online: run-TIME-ID
-    resumed: Any = {"id": earlier[-1].name.split("-")[-1], "resume": "allow"} if earlier and mode == "online" else {}
+    settings = wandb_settings(config, folder, name, sweep)
+    settings["config"] = run_config
+    settings["settings"] = wandb.Settings(init_timeout=20, silent=True)  # the summary names the run's path
+    resumed = wandb_id(folder, bool(sweep), mode == "online")
     try:
         run = wandb.init(mode=mode, **settings, **resumed)
     except Exception as error:  # whatever it is, training continues
         say(f"W&B could not start ({first_line(error)}); logging offline")
-        run = wandb.init(mode="offline", **settings)
+        run = wandb.init(mode="offline", **settings, **{key: resumed[key] for key in resumed if key != "resume"})
     run.define_metric("trainer/global_step")  # the x-axis of every chart
     run.define_metric("*", step_metric="trainer/global_step")
+    for metric in MINIMA:
+        run.define_metric(metric, step_metric="trainer/global_step", summary="min")
     return WandbLogger(experiment=run)
+
+
+def wandb_settings(config: LoggerConfig, folder: Path, name: str | None, sweep: str | None) -> dict[str, Any]:
+    """Return the arguments of wandb.init that say where the run is filed. Keys that are given win over W&B's
+    environment variables, with one line; wandb itself reads the variables of arguments that are None."""
+    for key, variable in {"project": "WANDB_PROJECT", "name": "WANDB_NAME", "entity": "WANDB_ENTITY"}.items():
+        own, other = getattr(config, key), os.environ.get(variable)
+        if own and other and own != other:
+            say(f"logger.{key}={own} is used, not {variable}={other}")
+    tags = os.environ.get("WANDB_TAGS", "")
+    if config.tags and tags and config.tags != tags.split(","):
+        say(f"logger.tags=[{','.join(config.tags)}] is used, not WANDB_TAGS={tags}")
+    chosen = config.name or os.environ.get("WANDB_NAME")
+    agent = os.environ.get("WANDB_SWEEP_ID")  # wandb agent has started this process; the sweep is the group
+    return {
+        "project": config.project or os.environ.get("WANDB_PROJECT") or "headwise",
+        "entity": config.entity,
+        "name": name or chosen or folder.name,
+        "group": os.environ.get("WANDB_RUN_GROUP") or (None if agent else chosen or sweep or folder.name),
+        "tags": config.tags or None,
+        "dir": wandb_folder(folder),
+    }
+
+
+def wandb_folder(folder: Path) -> Path:
+    """Return the folder in which W&B makes its folder `wandb`, as an absolute path: W&B's service may have been started
+    from another folder, by an earlier run."""
+    return Path(os.environ.get("WANDB_DIR") or folder).resolve()
+
+
+def wandb_id(folder: Path, in_sweep: bool, online: bool) -> dict[str, Any]:
+    """Return the arguments of wandb.init that continue an earlier run of the folder, or that of WANDB_RUN_ID."""
+    given = os.environ.get("WANDB_RUN_ID")
+    if given and in_sweep:  # or each run of a multirun would replace the one before
+        say(f"WANDB_RUN_ID={given} is not used: the runs of a multirun are runs of their own in W&B")
+    if given and not in_sweep:
+        return {"id": given} | ({"resume": os.environ.get("WANDB_RESUME") or "allow"} if online else {})
+    earlier = sorted(folder.glob("wandb/run-*"))  # W&B's own folders of runs online: run-TIME-ID
+    if earlier and online:
+        return {"id": earlier[-1].name.split("-")[-1], "resume": "allow"}
+    return {"id": secrets.token_hex(4)} if given else {}
 
 
 def tensorboard_logger(config: LoggerConfig, folder: Path, *_: Any) -> Logger:
@@ -68,6 +108,8 @@ def validate_logger(config: LoggerConfig) -> None:
     choose("logger.kind", config.kind, LOGGERS)
     if config.kind == "wandb" and os.environ.get("WANDB_MODE"):
         choose("WANDB_MODE", os.environ["WANDB_MODE"], {mode: mode for mode in ("online", "offline", "disabled")})
+    wandb_only = not config.log_model or config.kind == "wandb"
+    require(wandb_only, f"logger.log_model=true needs logger=wandb, not logger.kind={config.kind}")
     installed = config.kind != "tensorboard" or importlib.util.find_spec("tensorboard") is not None
     require(installed, "logger=tensorboard needs the tensorboard package: pip install tensorboard")
 
@@ -111,6 +153,38 @@ def log_step(
         if isinstance(logger, TensorBoardLogger):
             for name, file in (images or {}).items():
                 logger.experiment.add_image(name, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
+
+
+def log_samples(loggers: list[Logger], step: int, prompt: str, samples: dict[int, str]) -> None:
+    """Pass all text samples so far, {step: text}, to W&B as one table."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            table = wandb.Table(["step", "prompt", "text"], [[at, prompt, text] for at, text in samples.items()])
+            logger.experiment.log({"samples": table, "trainer/global_step": step})
+
+
+def log_model(loggers: list[Logger], folder: Path) -> None:
+    """Store best.ckpt in the W&B run as the artifact model-ID, and its export as huggingface-ID, if it has one."""
+    best = folder / "checkpoints/best.ckpt"
+    for run in (logger.experiment for logger in loggers if isinstance(logger, WandbLogger)):
+        import wandb
+
+        from headwise import checkpoint, huggingface
+
+        model = wandb.Artifact(f"model-{run.id}", type="model")
+        model.add_file(str(best))
+        run.log_artifact(model, aliases=["best"])
+        with tempfile.TemporaryDirectory() as exported:
+            try:
+                huggingface.export(checkpoint.load(best), Path(exported))
+            except UserError as error:
+                say(f"logger.log_model: no Hugging Face folder: {error}")
+                continue
+            export = wandb.Artifact(f"huggingface-{run.id}", type="model")
+            export.add_dir(exported)  # copies the files
+            run.log_artifact(export, aliases=["best"])
 
 
 def wandb_location(loggers: list[Logger]) -> str | None:

@@ -42,7 +42,7 @@ from headwise.files import locked_folder, relative_to_cwd, write_text
 from headwise.model.gpt import GPT
 from headwise.training import build
 from headwise.training.lightning_module import TrainingModule
-from headwise.training.loggers import close_loggers, make_loggers, validate_logger, wandb_location
+from headwise.training.loggers import close_loggers, log_model, make_loggers, validate_logger, wandb_location
 from headwise.training.resolve import (
     DTYPES,
     RunConfig,
@@ -239,6 +239,8 @@ def fit(
     failed = True
     try:
         trainer.fit(module, datamodule, ckpt_path=resume_from, weights_only=True)
+        if run.logger.log_model:
+            log_model(trainer.loggers, info.folder)
         failed = False
     except Pruned:
         failed = False
