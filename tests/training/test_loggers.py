@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import wandb
+import yaml
 from PIL import Image
 
-from headwise.config import LoggerConfig
+from headwise.config import LoggerConfig, TrainConfig
+from headwise.config_keys import schema_fields
 from headwise.errors import UserError
 from headwise.training.loggers import (
     close_loggers,
@@ -20,8 +24,9 @@ from headwise.training.loggers import (
     validate_logger,
     wandb_location,
 )
+from headwise.training.metrics import METRICS_COLUMNS
 from tests.read_wandb import artifacts, history, metrics, offline_log, started
-from tests.small import STEPS, train
+from tests.small import ROOT, STEPS, arguments, script_here, train
 
 
 @pytest.fixture
@@ -236,6 +241,43 @@ def test_logger_log_model_stores_the_best_checkpoint_and_its_export_offline(tmp_
     assert all(file.is_file() for file in exported.values())
 
 
+def test_logger_log_model_of_a_model_without_a_hugging_face_layout_stores_its_checkpoint(tmp_path, without_account):
+    steps = [*STEPS, "trainer.max_steps=2", "model.position=alibi"]
+    result = script_here("train", *arguments("out", [*steps, "logger=wandb", "logger.log_model=true"]), cwd=tmp_path)
+    assert "headwise: logger.log_model: no Hugging Face folder: " in result.stderr
+    assert [one.type for one in artifacts(offline_log(tmp_path / "out"))] == ["model"]
+
+
 def test_logger_log_model_without_wandb_is_an_error():
     with pytest.raises(UserError, match=r"logger\.log_model=true needs logger=wandb, not logger\.kind=csv"):
         validate_logger(LoggerConfig(kind="csv", log_model=True))
+
+
+# docs/wandb.md
+
+PAGE = (ROOT / "docs/wandb.md").read_text()
+
+
+def test_wandb_page_lists_the_keys_of_an_offline_run_and_its_command_runs(tmp_path, without_account):
+    (command,) = re.findall(r"^headwise train (.*)$", PAGE, re.M)
+    every_2 = [f"callbacks.{name}.every_n_steps=2" for name in ("attention", "samples")]
+    train(tmp_path, "out", *STEPS, *every_2, "trainer.max_steps=3", "logger=wandb", *shlex.split(command))
+    path = offline_log(tmp_path / "out")
+    keys = {key for row in history(path) for key in row if not key.startswith("_")}
+    rows = re.findall(r"^\| (`.*`) \|", PAGE.partition("## What is logged")[2].partition("\n## ")[0], re.M)
+    listed = re.findall(r"`([^`]+)`", " ".join(rows))
+    patterns = {each: re.sub("<.*?>", "(?!table|.*_loss$)[^/]+", each) for each in listed}
+    assert [key for key in keys if not any(re.fullmatch(pattern, key) for pattern in patterns.values())] == []
+    assert [each for each in listed if not any(re.fullmatch(patterns[each], key) for key in keys)] == []
+    assert (started(path).project, list(started(path).tags)) == ("heads", ["a", "b"])
+    assert [one.type for one in artifacts(path)].count("model") == 2
+
+
+def test_wandb_sweep_files_name_keys_and_metrics_that_exist():
+    keys = dict(schema_fields(TrainConfig()))
+    (printed,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    for text in (printed, (ROOT / "configs/wandb/sweep.yaml").read_text()):
+        sweep = yaml.safe_load(text)
+        assert set(sweep["parameters"]) <= set(keys)
+        assert sweep["metric"]["name"] in METRICS_COLUMNS
+        assert "${args_no_hyphens}" in sweep["command"]
