@@ -56,7 +56,8 @@ def page_of(steps: list[int], length: int) -> str:
     snapshots = [take_snapshot(model_at(step, length), [Input("text", ids)], step) for step in steps]
     arrays = [page_arrays(snapshot.maps["text"], snapshot.main_scores) for snapshot in snapshots]
     labels = [chr(97 + i % 26) for i in ids[0].tolist()]
-    return render(View("benchmark", steps, [page_prompt("text", labels, arrays, snapshots[-1].maps["text"])], 6))
+    prompt = page_prompt("text", labels, arrays, snapshots[-1].maps["text"], model_at(steps[-1], length).config)
+    return render(View("benchmark", steps, [prompt], 6))
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ from headwise.config import PrepareConfig, SweepConfig
 from headwise.config_keys import ANY, RENAMED, schema_fields
 from headwise.inspection import head_scores
 from headwise.inspection.hooks import capture
-from headwise.inspection.recorder import HEADS_COLUMNS
+from headwise.inspection.recorder import heads_columns
 from headwise.launch import CONFIGS, SCHEMAS
 from headwise.model import attention
+from headwise.registry import TABLES
 from headwise.training.metrics import METRICS_COLUMNS
 from headwise.validation import range_in_words
 from tests.small import ROOT, TINY, script_here, small_model
@@ -189,7 +190,7 @@ def test_configuration_page_lists_every_renamed_key():
 
 def test_inspection_page_lists_every_column():
     page = (ROOT / "docs/inspection.md").read_text()
-    missing = [column for column in (*METRICS_COLUMNS, *HEADS_COLUMNS) if f"`{column}`" not in page]
+    missing = [column for column in (*METRICS_COLUMNS, *heads_columns()) if f"`{column}`" not in page]
     assert missing == []
 
 
@@ -222,19 +223,31 @@ def test_every_claim_names_a_test_that_exists():
 
 
 def added(module, function, table, line):
-    """Return the namespace of a module with a function before a table, and a line at the table's start."""
+    """Return the namespace of a module with a function at its end of imports, and a line at the table's start."""
     source = Path(module.__file__).read_text()
     assert source.count(table) == 1
+    imports = max(node.end_lineno for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom))
+    lines = source.replace(table, f"{table}{line}").splitlines()
+    changed = "\n".join([*lines[:imports], function, *lines[imports:]])
     namespace = {"__name__": module.__name__}
-    exec(compile(source.replace(table, f"{function}\n\n{table}{line}"), module.__file__, "exec"), namespace)
+    exec(compile(changed, module.__file__, "exec"), namespace)
     return namespace
 
 
-def test_attention_kind_that_contributing_adds_works_everywhere(monkeypatch):
+@pytest.fixture
+def own_tables():
+    """Restore the tables of the registry, which a module that runs once more fills anew."""
+    before = {kind: dict(parts) for kind, parts in TABLES.items()}
+    yield
+    for kind, parts in before.items():
+        TABLES[kind].clear()
+        TABLES[kind].update(parts)
+
+
+def test_attention_kind_that_contributing_adds_works_everywhere(own_tables):
     """The function and the line of the table, as printed there, added to attention.py and nothing else."""
     function, line = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S)[:2]
-    namespace = added(attention, function, "ATTENTIONS = {\n", line)
-    monkeypatch.setitem(attention.ATTENTIONS, "sigmoid", namespace["ATTENTIONS"]["sigmoid"])
+    added(attention, function, '    "attention",\n    {\n', line)
     model = small_model(attention="sigmoid")
     ids = torch.randint(23, (2, 11))
     plain = model(ids)
@@ -245,10 +258,10 @@ def test_attention_kind_that_contributing_adds_works_everywhere(monkeypatch):
     assert torch.allclose(maps[1].pattern, by_hand, atol=1e-6)
 
 
-def test_head_metric_that_contributing_adds_is_scored():
+def test_head_metric_that_contributing_adds_is_scored(own_tables):
     """The function and the line of the table, as printed there, added to head_scores.py and nothing else."""
     function, line = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S)[2:4]
-    namespace = added(head_scores, function, "PATTERN_METRICS: dict[str, Callable[[Tensor], Tensor]] = {\n", line)
+    namespace = added(head_scores, function, '    "head_metric",\n    {\n', line)
     assert next(iter(namespace["PATTERN_METRICS"])) == "largest_weight"
     pattern = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.5, 0.2, 0.3]])
     assert float(namespace["pattern_scores"](pattern)["largest_weight"]) == pytest.approx((0.75 + 0.5) / 2)

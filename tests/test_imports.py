@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CORE = """
-errors instantiate distributed.processes console files config config_keys validation tokenizer
+errors registry instantiate distributed.processes console files config config_keys validation tokenizer
 model.layers model.position model.kv_cache model.attention model.gpt model.sharding checkpoint
 data.builtin_texts data.readers data.text_cache data.sources data.encoding data.sampler data.token_files
 data.datamodule

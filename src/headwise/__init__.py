@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headwise.inspection.snapshot import head_scores as head_scores
     from headwise.inspection.snapshot import show as show
     from headwise.model.gpt import GPT as GPT
+    from headwise.registry import register as register
     from headwise.training.lightning_module import TrainingModule as TrainingModule
 
     __version__: str
@@ -51,6 +52,7 @@ MODULES = {
     "head_scores": "headwise.inspection.snapshot",
     "show": "headwise.inspection.snapshot",
     "GPT": "headwise.model.gpt",
+    "register": "headwise.registry",
     "TrainingModule": "headwise.training.lightning_module",
 }
 

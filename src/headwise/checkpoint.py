@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from headwise.console import say
 from headwise.errors import UserError, first_line, require
 from headwise.files import expand_path
 from headwise.model.gpt import GPT
+from headwise.registry import MODEL_KINDS, load_plugins, plugged_parts, require_parts
 from headwise.tokenizer import TOKENIZER_FILES, Tokenizer, read_tokenizer
 
 MODEL_PREFIX = "model."  # of the GPT's parameters in the LightningModule's state_dict
@@ -46,7 +48,9 @@ class Checkpoint:
 
 def checkpoint_entry(model: GPT, tokenizer: Tokenizer | None, about: dict) -> dict:
     """Return the entry "headwise" of a checkpoint file. `about` holds plain values only."""
-    return {"model": asdict(model.config), "tokenizer": tokenizer and tokenizer.to_json(), "about": about}
+    plugins = plugged_parts({kind: getattr(model.config, kind) for kind in MODEL_KINDS})
+    entry = {"model": asdict(model.config), "tokenizer": tokenizer and tokenizer.to_json(), "about": about}
+    return entry | ({"plugins": plugins} if plugins else {})
 
 
 def read(path: Path, key: str = "checkpoint") -> dict:
@@ -64,9 +68,11 @@ def read(path: Path, key: str = "checkpoint") -> dict:
     return raw
 
 
-def load(path_or_name: str | Path | None = None, key: str = "checkpoint") -> Checkpoint:
+def load(path_or_name: str | Path | None = None, plugins: Iterable[str] = (), *, key: str = "checkpoint") -> Checkpoint:
     """Return the checkpoint of a path or a name, which `find` explains, on the CPU. None is the newest run under
-    `runs`. Raise UserError, naming `key`, if there is none or it cannot be read."""
+    `runs`. `plugins` are the files or modules that register the parts of the model that are not Headwise's own; a
+    checkpoint only names them. Raise UserError, naming `key`, if there is none or it cannot be read."""
+    load_plugins(plugins)
     path = find(path_or_name, key)
     if path.is_dir():
         from headwise.huggingface import read_folder
@@ -79,11 +85,13 @@ def load(path_or_name: str | Path | None = None, key: str = "checkpoint") -> Che
     tokenizer = load_tokenizer(raw)
     if tokenizer is None:
         raise UserError(f"{key}={path} was saved without a tokenizer; give TrainingModule(tokenizer=...) when training")
-    return Checkpoint(path, load_model(raw).eval(), tokenizer, raw["headwise"]["about"])
+    return Checkpoint(path, load_model(raw, f"{key}={path}").eval(), tokenizer, raw["headwise"]["about"])
 
 
-def load_model(raw: dict) -> GPT:
-    """Return the model, in training mode, of a checkpoint file's contents."""
+def load_model(raw: dict, what: str = "the checkpoint") -> GPT:
+    """Return the model, in training mode, of a checkpoint file's contents. Raise UserError, which starts with `what`,
+    for a part that is not registered."""
+    require_parts(raw["headwise"].get("plugins", []), what)
     weights = {k.removeprefix(MODEL_PREFIX): v for k, v in raw["state_dict"].items()}
     return GPT.from_weights(GPTConfig(**raw["headwise"]["model"]), weights)
 

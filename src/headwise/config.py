@@ -47,6 +47,7 @@ class GPTConfig:
     norm_eps: float = key(1e-5, "added to the variance in norms", above=0)
     rope_theta: float = key(10000.0, "base of the rotary wavelengths, all of which are below 2 pi times this", above=0)
     dropout: float = key(0.0, "dropout probability", at_least=0, below=1)
+    options: dict[str, Any] = key(dict, "options of the kinds that plugins register")
 
     def resolved(self) -> ResolvedGPTConfig:
         """Return a copy in which every null is the number that it stands for."""
@@ -100,6 +101,7 @@ class DataConfig:
     val_tokens: int | None = key(None, "validate on at most this many tokens while training; null: all", at_least=1)
     cache_dir: str = key("data/cache", "folder of token files, reused by later runs")
     num_proc: int | None = key(None, "processes that tokenize; null: threads", at_least=1)
+    options: dict[str, Any] = key(dict, "options of a source that a plugin registers")
 
 
 @dataclass
@@ -114,6 +116,7 @@ class OptimizerConfig:
     muon_momentum: float = key(0.95, "Muon's momentum", at_least=0, below=1)
     muon_weight_decay: float = key(0.0, "Muon's weight decay", at_least=0)
     ns_steps: int = key(5, "Muon's Newton-Schulz iterations", at_least=1)
+    options: dict[str, Any] = key(dict, "options of an optimizer that a plugin registers")
 
 
 @dataclass
@@ -198,6 +201,7 @@ class PrepareConfig:
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    plugins: list[str] = key(list, "Python files or modules that register parts of your own")
     plot: bool = key(False, "draw the lengths of documents and the frequencies of tokens")
 
 
@@ -219,6 +223,7 @@ class TrainConfig:
     estimate: bool = key(False, "print what the run will take, and stop")
     init_from: str | None = key(None, "start from this model: a run, a .ckpt file, a Hugging Face folder or Hub name")
     resume: str | None = key(None, "auto, a run's folder or a checkpoint")
+    plugins: list[str] = key(list, "Python files or modules that register parts of your own")
     run_dir: str = key("???", "folder of the results")
 
 

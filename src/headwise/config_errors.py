@@ -32,7 +32,7 @@ def check_old_names(arguments: list[str]) -> None:
 def check_keys(config: DictConfig, schema: type) -> None:
     """Raise UserError for a key added with + or removed with ~, which Hydra allows but nothing reads."""
     known, given = (list(dotted_keys(c)) for c in (OmegaConf.structured(schema), config))
-    for key in (key for key in given if not key.startswith("sweep.space.")):  # which sweep/space.py reads
+    for key in (key for key in given if not key.startswith("sweep.space.") and ".options." not in key):
         require(key in known, unknown_key(key, known))
     for key in known:
         require(key in given, f"{key} is missing from the configuration; give it a value instead of removing it")

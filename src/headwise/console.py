@@ -27,6 +27,8 @@ class Parser(argparse.ArgumentParser):
         """Add --checkpoint, for headwise.checkpoint.load."""
         kinds = "a run's folder, a .ckpt file, a Hugging Face folder or Hub name; default: the newest run under runs/"
         self.add_argument("--checkpoint", metavar="PATH", help=kinds)
+        plugins = "files or modules that register the parts of the model that are not Headwise's own"
+        self.add_argument("--plugin", nargs="+", default=[], metavar="FILE", help=plugins)
 
     def add_precision(self) -> None:
         """Add --precision, for headwise.generation.fast."""

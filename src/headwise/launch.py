@@ -36,6 +36,7 @@ from headwise.console import Parser, fail, prepare_streams, say
 from headwise.distributed.processes import GRACE_SECONDS, PARENT, broadcast, end_with_parent, rank, started
 from headwise.errors import UserError, first_line, require
 from headwise.files import remove_if_empty
+from headwise.registry import KEYS, OWNERS, load_plugins
 from headwise.sweep.multirun import ENDED, Multirun, check_launcher, note_end, quoted, remove_bare_folder
 from headwise.validation import range_in_words, validate
 
@@ -76,8 +77,9 @@ def register() -> None:
 
     for name, schema in SCHEMAS.items():
         node = OmegaConf.structured(schema)
-        if name == "sweep":
-            OmegaConf.set_struct(node.sweep.space, False)  # any key; sweep/space.py checks them
+        for group in ("model", "optimizer", "data", "sweep"):  # any key in these; plugins and sweep/space.py read them
+            if group in node:
+                OmegaConf.set_struct(node[group]["space" if group == "sweep" else "options"], False)
         ConfigStore.instance().store(name=f"{name}_schema", node=node)
     OmegaConf.register_new_resolver("new_run_folder", resolve, replace=True)
 
@@ -231,12 +233,17 @@ def print_help(config_name: str, description: str, words: list[str], config_dir:
             config = compose(config_name, [word for word in words if word != "keys"], config_dir)
         except UserError as error:
             fail(str(error))
+        load_plugins(config.plugins)
+        names: dict[str, list[str]] = {}  # key -> what plugins have registered
+        for kind, name in OWNERS:
+            names.setdefault(KEYS[kind] or "plugins", []).append(name)
         for key, one in schema_fields(SCHEMAS[config_name]()):
             value = attrgetter(key)(config) if key != "run_dir" else "runs/<experiment>/<date>_<time>"
             value = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
             bounds = one.metadata["bounds"]
             limits = f"; {range_in_words(bounds)}" if bounds else ""
-            print(f"{f'{key}={value}':<44} {one.metadata['meaning']}{limits}")
+            more = f"; with plugins: {', '.join(names[key])}" if key in names else ""
+            print(f"{f'{key}={value}':<44} {one.metadata['meaning']}{limits}{more}")
         return
     print(f"{description.rstrip()}\n\nGroups of keys, chosen with group=name:\n")
     defaults = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
 from headwise.errors import UserError, choose, require
+from headwise.registry import table
 
 TOKENIZER_FILES = ["tokenizer.json", "vocab.json", "merges.txt"]  # of a model's folder; the first, or both others
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the token between documents
@@ -262,7 +263,7 @@ def train_byte(texts: Iterator[str], vocab_size: int) -> Backend:
 
 
 Train = Callable[[Iterator[str], int], Backend]
-TOKENIZERS: dict[str, Train] = {"char": train_char, "byte": train_byte, "bpe": train_bpe}
+TOKENIZERS: dict[str, Train] = table("tokenizer", {"char": train_char, "byte": train_byte, "bpe": train_bpe})
 
 
 def train_tokenizer(

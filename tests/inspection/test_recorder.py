@@ -13,7 +13,7 @@ from headwise.inspection.head_scores import PATTERN_METRICS, REPEATS_METRICS, pa
 from headwise.inspection.hooks import run_and_capture
 from headwise.inspection.inputs import held_out_input, ordinary_tokens, prompt_input, repeats_inputs
 from headwise.inspection.page import page as viewer
-from headwise.inspection.recorder import HEADS_COLUMNS, Recorder
+from headwise.inspection.recorder import Recorder, heads_columns
 from tests.small import randomize, small_model, small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -51,7 +51,7 @@ def test_record_writes_attention_grids_metric_grids_the_page_and_a_row_for_every
     assert snapshot.pictures == attention_grids | metric_grids
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in snapshot.pictures.values())
     assert "a run" in (tmp_path / "view.html").read_text()
-    assert list(rows(tmp_path)[0]) == HEADS_COLUMNS
+    assert list(rows(tmp_path)[0]) == heads_columns()
     keys = [(row["input"], row["layer"], row["head"]) for row in rows(tmp_path)]
     assert keys == [(p, str(i), str(j)) for p in ("text", "repeats", "val") for i in range(2) for j in range(3)]
 

@@ -13,7 +13,7 @@ from headwise.inspection.head_scores import induction, previous_token
 from headwise.inspection.hooks import capture, run_and_capture
 from headwise.inspection.inputs import ordinary_tokens, repeats_inputs
 from headwise.inspection.page.page import compand
-from headwise.inspection.recorder import HEAD_METRICS, HEADS_COLUMNS
+from headwise.inspection.recorder import head_metrics, heads_columns
 from headwise.inspection.snapshot import head_scores, show, text_view, tokenize, view_grid
 from tests.browser.views import data_of
 from tests.small import randomize, small_model, small_tokenizer, train
@@ -47,7 +47,7 @@ def test_text_view_has_the_maps_vectors_and_scores_of_the_model(checkpoint):
     assert np.array_equal(prompt.patterns[0, 1, 2], compand(maps[1].pattern[0, 2].numpy()))
     assert np.array_equal(prompt.maps[1].q[0, 2], maps[1].q[0, 2])
     assert np.array_equal(prompt.maps[1].k[0, 0], maps[1].k[0, 0])
-    assert list(prompt.scores) == HEAD_METRICS
+    assert list(prompt.scores) == head_metrics()
     assert prompt.scores["previous_token"][0, 1, 2] == pytest.approx(float(previous_token(maps[1].pattern[0, 2])))
     (model_input,) = repeats_inputs(ordinary_tokens(checkpoint.tokenizer), model.config.block_size)
     expected = induction(run_and_capture(model, model_input.ids)[0][1].pattern, model_input.ids)[:, 2].mean()
@@ -58,8 +58,8 @@ def test_text_view_has_the_maps_vectors_and_scores_of_the_model(checkpoint):
 def test_head_scores_have_the_keys_of_heads_csv(checkpoint):
     rows = head_scores(checkpoint, TEXT)
     assert [(row["layer"], row["head"]) for row in rows] == [(layer, head) for layer in range(2) for head in range(3)]
-    assert [name for name in rows[0] if name in HEADS_COLUMNS] == HEADS_COLUMNS
-    assert set(rows[0]) - set(HEADS_COLUMNS) == {"own_token", "description"}
+    assert [name for name in rows[0] if name in heads_columns()] == heads_columns()
+    assert set(rows[0]) - set(heads_columns()) == {"own_token", "description"}
     model, ids = checkpoint.model, torch.tensor([checkpoint.tokenizer.encode(TEXT)])
     with torch.no_grad(), capture(model) as maps:
         model(ids)

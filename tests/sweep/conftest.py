@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from headwise.inspection.recorder import HEADS_COLUMNS
+from headwise.inspection.recorder import heads_columns
 from headwise.sweep.multirun import note_end
 from headwise.training.metrics import METRICS_COLUMNS
 from tests.sweep.small import NASTY
@@ -26,7 +26,7 @@ def make_run(folder, number, overrides, losses, summary=None, heads=()):
     if heads:
         (run / "attention/view.html").write_text("a page")
         with (run / "attention/heads.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, HEADS_COLUMNS, restval="")
+            writer = csv.DictWriter(file, heads_columns(), restval="")
             writer.writeheader()
             writer.writerows(heads)
 

@@ -48,7 +48,7 @@ def run(flags: argparse.Namespace) -> None:
     require(anything, "nothing to show: give --heads, --layer with --head, --output OUT.html or --png OUT.png")
     page = output_path(flags.output, "--output", ".html", ".htm") if flags.output is not None else None
     png = output_path(flags.png, "--png", ".png") if flags.png is not None else None
-    checkpoint = load(flags.checkpoint)
+    checkpoint = load(flags.checkpoint, flags.plugin)
     say(str(checkpoint.path))
     text = tokenize(checkpoint, flags.prompt, "--prompt")
     start, numbers, console = {}, dict[str, Any](checkpoint=str(checkpoint.path)), console_of()

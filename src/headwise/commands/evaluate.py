@@ -37,7 +37,7 @@ def run(flags: argparse.Namespace) -> None:
 
     alone = flags.data is None or not flags.split
     require(alone, f"--split {flags.split} is a part of {TRAINED_ON}; leave out --data")
-    checkpoint = load(flags.checkpoint)
+    checkpoint = load(flags.checkpoint, flags.plugin)
     say(str(checkpoint.path))
     if flags.data is not None:
         text, name = text_at(flags.data, "--data", flags.column), f"--data {flags.data}"

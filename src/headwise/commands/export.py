@@ -25,7 +25,7 @@ def run(flags: argparse.Namespace) -> None:
     from headwise.files import expand_path
     from headwise.huggingface import export
 
-    checkpoint = load(flags.checkpoint)
+    checkpoint = load(flags.checkpoint, flags.plugin)
     say(str(checkpoint.path))
     export(checkpoint, expand_path(flags.output, "--output").resolve())
     print(flags.output)

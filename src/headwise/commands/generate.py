@@ -70,7 +70,7 @@ def run(flags: argparse.Namespace) -> None:
     sampling = Sampling(flags.repetition_penalty, temperature, flags.top_k, flags.top_p, flags.min_p)
     validate_flags(flags, sampling)
     page = output_path(flags.attention, "--attention", ".html", ".htm") if flags.attention is not None else None
-    checkpoint = load(flags.checkpoint)
+    checkpoint = load(flags.checkpoint, flags.plugin)
     say(str(checkpoint.path))
     prompts = read_prompts(flags, checkpoint.tokenizer)
     model = for_inference(checkpoint.model, flags.precision)

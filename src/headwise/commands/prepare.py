@@ -31,7 +31,9 @@ def run(config: PrepareConfig) -> None:
     """Prepare the text of a configuration, and print a report."""
     from headwise.data.sources import validate_text_choices
     from headwise.data.token_files import prepare
+    from headwise.registry import load_plugins
 
+    load_plugins(config.plugins)
     validate_text_choices(config.data, config.tokenizer)
     token_files = prepare(config.data, config.tokenizer)
     print(describe(token_files))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -26,6 +26,7 @@ from headwise.data.readers import find_files, first_documents, join_rows, read_f
 from headwise.data.text_cache import KeptPieces, cached_scan, file_states, require_unchanged
 from headwise.errors import UserError, choose, require
 from headwise.files import expand_path
+from headwise.registry import table
 from headwise.tokenizer import TOKENIZERS, Piece, code_points
 
 MAX_NAMED = 10  # bad files that a message names
@@ -89,15 +90,17 @@ def distinct(text: str) -> set[str]:
     return set(map(chr, np.flatnonzero(np.bincount(code_points(text)))))
 
 
-def text_source(text: str) -> TextSource:
-    """Return a string as a text of one document."""
-    return scan_text(lambda: iter([Piece(text, ends_document=True)]))
+def text_source(text: str | Iterable[str]) -> TextSource:
+    """Return a string as a text of one document, or an iterable of documents as a text of several."""
+    documents = [text] if isinstance(text, str) else list(text)
+    return scan_text(lambda: (Piece(document, ends_document=True) for document in documents))
 
 
 def open_text(data: DataConfig) -> TextSplits:
     """Return the text of a configuration, divided: validation on data.val_path or data.val_split if one is given, else
     on data.val_fraction of it. Raise UserError if there is no text, or not enough."""
-    text, held_out = choose("data.source", data.source, SOURCES)(data), data.val_path or data.val_split
+    made, held_out = choose("data.source", data.source, SOURCES)(data), data.val_path or data.val_split
+    text = made if isinstance(made, TextSource) else text_source(made)
     where = f"data.path={data.path}" if data.path else f"data={data.source}"
     if held_out:
         names = where, f"data.val_path={held_out}" if data.val_path else f"data.val_split={held_out}"
@@ -261,9 +264,13 @@ def text_of_hub(data: DataConfig, split: str) -> TextSource:
     return dataset(data, split)
 
 
-SOURCES: dict[str, Callable[[DataConfig], TextSource]] = {
-    "python_docs": lambda data: text_source(python_docs()),
-    "files": files_of_config,
-    "hub": lambda data: text_of_hub(data, data.split),
-    "repeats": lambda data: text_source(repeats()),
-}
+# A plugin's source returns a string, or an iterable of documents.
+SOURCES: dict[str, Callable[[DataConfig], TextSource | str | Iterable[str]]] = table(
+    "source",
+    {
+        "python_docs": lambda data: python_docs(),
+        "files": files_of_config,
+        "hub": lambda data: text_of_hub(data, data.split),
+        "repeats": lambda data: repeats(),
+    },
+)

@@ -81,6 +81,8 @@ def replace_modules(module: nn.Module, linear: Callable[[nn.Linear], Layer]) -> 
     """Replace each submodule by a function. Embeddings and positions remain, since the model also reads their
     attributes."""
     for name, part in module.named_children():
+        if not type(part).__module__.startswith(("torch.", "headwise.")):
+            continue  # a plugin's part may read attributes of its own modules
         replace_modules(part, linear)
         if isinstance(part, nn.ModuleList):
             vars(module)[name] = [each.forward for each in part]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.console import Progress
+from headwise.errors import UserError
 from headwise.inspection.hooks import capture, edit_heads
 from headwise.model.gpt import GPT, Block, eval_mode, next_token_loss, uncompiled
 
@@ -45,8 +46,10 @@ def ov_copying(model: GPT, ids: Tensor) -> Tensor:
 
 
 def norm_scale(norm: nn.Module) -> Tensor:
-    """Return the learned scale [C] of a LayerNorm or RMSNorm, on the CPU in float32."""
-    assert isinstance(norm.weight, Tensor)
+    """Return the learned scale [C] of a LayerNorm or RMSNorm, on the CPU in float32. Raise UserError for other norms,
+    for which what follows from the scale is not defined."""
+    if not isinstance(norm, nn.LayerNorm | nn.RMSNorm) or norm.weight is None:
+        raise UserError(f"a norm of the class {type(norm).__name__} has no scale that could be applied to a part alone")
     return norm.weight.detach().cpu().float()
 
 
@@ -124,11 +127,11 @@ class FrozenNorm:
 
     def __init__(self, model: GPT, total: Tensor):
         norm = model.norm
-        assert isinstance(norm, nn.LayerNorm | nn.RMSNorm)
+        self.weight = norm_scale(norm).to(total.device)
         self.subtracts_mean = isinstance(norm, nn.LayerNorm)
         centered = total - total.mean(-1, keepdim=True) if self.subtracts_mean else total
-        self.scale = (centered.square().mean(-1, keepdim=True) + (norm.eps or 0.0)).rsqrt()  # [B, T, 1]
-        self.weight = norm_scale(norm).to(total.device)
+        eps = getattr(norm, "eps", None) or 0.0
+        self.scale = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()  # [B, T, 1]
         bias = getattr(norm, "bias", None)
         self.bias = torch.zeros_like(self.weight) if bias is None else bias.detach().float()  # belongs to no part
         self.unembedding = model.head.weight.detach().float()  # W_U [V, C]

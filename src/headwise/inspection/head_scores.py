@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from headwise.inspection.hooks import AttentionMap
+from headwise.registry import table
 
 
 def entropy(pattern: Tensor) -> Tensor:
@@ -80,13 +81,16 @@ def _weight_on(pattern: Tensor, keys: Tensor) -> Tensor:
 
 
 # Measured on every input:
-PATTERN_METRICS: dict[str, Callable[[Tensor], Tensor]] = {
-    "entropy": entropy,
-    "mean_distance": mean_distance,
-    "mean_distance_without_first": mean_distance_without_first,
-    "previous_token": previous_token,
-    "first_token": first_token,
-}
+PATTERN_METRICS: dict[str, Callable[[Tensor], Tensor]] = table(
+    "head_metric",
+    {
+        "entropy": entropy,
+        "mean_distance": mean_distance,
+        "mean_distance_without_first": mean_distance_without_first,
+        "previous_token": previous_token,
+        "first_token": first_token,
+    },
+)
 # Measured on repeated random tokens:
 REPEATS_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "duplicate_token": duplicate_token,

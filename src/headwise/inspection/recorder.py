@@ -22,6 +22,8 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
+from headwise.config import GPTConfig
+from headwise.console import say
 from headwise.errors import UserError
 from headwise.files import CsvTable, atomic_write, write_text
 from headwise.inspection.effects import EFFECTS, repeat_losses
@@ -30,13 +32,12 @@ from headwise.inspection.hooks import AttentionMap, run_and_capture
 from headwise.inspection.inputs import HELD_OUT_TOKENS, Input, main_input
 from headwise.inspection.plots import attention_grid, head_timeline, metric_grid
 from headwise.model.gpt import GPT
+from headwise.registry import KEYS, MODEL_KINDS, OWNERS, plugged_parts
 from headwise.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from headwise.inspection.page.page import Prompt, View
 
-HEAD_METRICS = [*PATTERN_METRICS, *REPEATS_METRICS, *EFFECTS]
-HEADS_COLUMNS = ["step", "input", "layer", "head", *HEAD_METRICS]  # of heads.csv
 REPEATS_COLUMNS = ["step", "first_loss", "repeated_loss"]  # of repeats.csv
 Scores = dict[str, np.ndarray]  # metric -> [L, H], or [S, L, H] over steps
 Losses = dict[str, list[tuple[int, float]]]  # "train", "val" -> (step, loss)
@@ -88,12 +89,25 @@ def take_snapshot(model: GPT, inputs: Sequence[Input], step: int, effects: Itera
         scores = {name: np.stack([layer[name].mean(0).numpy() for layer in layers]) for name in layers[0]}
         for name in effects:
             if each.name == main_input(inputs, name):
-                scores[name] = EFFECTS[name](model, each.ids.to(model.embedding.weight.device)).cpu().numpy()
+                try:
+                    scores[name] = EFFECTS[name](model, each.ids.to(model.embedding.weight.device)).cpu().numpy()
+                except UserError as error:  # a plugin's part for which it is not defined
+                    say(f"{name} is left out: {error}")
         if each.period is not None:
             snapshot.repeat_losses = repeat_losses(logits, each.ids, each.period)
         snapshot.maps[each.name], snapshot.scores[each.name] = maps, scores
         snapshot.main_scores |= {name: x for name, x in scores.items() if main_input(inputs, name) == each.name}
     return snapshot
+
+
+def head_metrics() -> list[str]:
+    """Return the names of all head metrics, those of plugins included."""
+    return [*PATTERN_METRICS, *REPEATS_METRICS, *EFFECTS]
+
+
+def heads_columns() -> list[str]:
+    """Return the columns of heads.csv."""
+    return ["step", "input", "layer", "head", *head_metrics()]
 
 
 class Recorder:
@@ -107,7 +121,7 @@ class Recorder:
         self.labels = {  # input whose maps are drawn -> the tokens of its first sequence, as they are shown
             each.name: [tokenizer.label(i) for i in each.ids[0].tolist()] for each in inputs if each.drawn
         }
-        self.heads_table = CsvTable(folder / "heads.csv", HEADS_COLUMNS)
+        self.heads_table = CsvTable(folder / "heads.csv", heads_columns())
         self.repeats_table = CsvTable(folder / "repeats.csv", REPEATS_COLUMNS)
         self.page = folder / "view.html"
 
@@ -194,9 +208,9 @@ class Recorder:
         saved, prompts = self.saved_steps(), []
         for name, labels in self.labels.items():
             parts = [{part: step[f"{name}.{part}"] for part in PAGE_ARRAYS} for step in saved.values()]
-            prompts.append(page_prompt(name, labels, parts, last.maps[name]))
-        config = model.config
-        return View(self.title, list(saved), prompts, config.n_kv_head, config.attention, self.losses())
+            prompts.append(page_prompt(name, labels, parts, last.maps[name], model.config))
+        normalize = page_normalize(model.config)
+        return View(self.title, list(saved), prompts, model.config.n_kv_head, normalize, self.losses())
 
     def save_picture(self, image: Image.Image, name: str) -> Path:
         """Write a picture to the folder and return its file."""
@@ -227,23 +241,36 @@ def page_arrays(maps: list[AttentionMap], scores: Scores) -> dict[str, np.ndarra
     return dict(zip(PAGE_ARRAYS, (compand(first_patterns(maps)), norms, stack_scores(scores)), strict=True))
 
 
-def page_prompt(name: str, labels: list[str], steps: list[dict[str, np.ndarray]], maps: list[AttentionMap]) -> Prompt:
-    """Return one input of the page from its page_arrays at each step and its maps at the last."""
+def page_normalize(config: GPTConfig) -> str:
+    """Return how the page makes weights of scores. Those of a plugin's attention are shown as they were stored."""
+    return config.attention if ("attention", config.attention) not in OWNERS else "softmax"
+
+
+def page_prompt(
+    name: str, labels: list[str], steps: list[dict[str, np.ndarray]], maps: list[AttentionMap], config: GPTConfig
+) -> Prompt:
+    """Return one input of the page from its page_arrays at each step and its maps at the last. The page of a model with
+    parts of a plugin says that it cannot compute them; with a plugin's attention it has no head to step through."""
     from headwise.inspection.page.page import Prompt
 
     patterns, norms = (np.stack([arrays[part] for arrays in steps]) for part in PAGE_ARRAYS[:2])
-    return Prompt(name, labels, patterns, norms, unstack_scores([arrays["scores"] for arrays in steps]), maps)
+    plugged = plugged_parts({kind: getattr(config, kind) for kind in MODEL_KINDS})
+    parts = ", ".join(f"{KEYS[part['kind']]}={part['name']}" for part in plugged)
+    note = f"This page shows what was recorded: running a model with {parts} needs Python." if plugged else ""
+    heads: list[tuple[int, int]] | None = [] if ("attention", config.attention) in OWNERS else None
+    scores = unstack_scores([arrays["scores"] for arrays in steps])
+    return Prompt(name, labels, patterns, norms, scores, maps, heads, note=note)
 
 
 def stack_scores(scores: Scores) -> np.ndarray:
-    """Return scores as one array [M, L, H], in the order of HEAD_METRICS; NaN where a metric was not measured."""
+    """Return scores as one array [M, L, H], in the order of head_metrics(); NaN where a metric was not measured."""
     blank = np.full_like(next(iter(scores.values())), np.nan)
-    return np.stack([scores.get(name, blank) for name in HEAD_METRICS])
+    return np.stack([scores.get(name, blank) for name in head_metrics()])
 
 
 def unstack_scores(steps: list[np.ndarray]) -> Scores:
     """Return the stacked scores of all steps as {metric: [S, L, H]}, for the metrics that were measured at any step."""
-    scores = zip(HEAD_METRICS, np.stack(steps, axis=1), strict=True)
+    scores = zip(head_metrics(), np.stack(steps, axis=1), strict=True)
     return {name: values for name, values in scores if not np.isnan(values).all()}
 
 
@@ -254,7 +281,7 @@ def colour_limits(metric: str, values: np.ndarray) -> tuple[float, float]:
         return 0.0, HELD_OUT_TOKENS / 2
     if metric == "ov_copying":
         return -1.0, 1.0
-    if metric in EFFECTS:
+    if metric in EFFECTS or ("head_metric", metric) in OWNERS:
         greatest = float(np.abs(values).max()) or 1.0
         return (0.0 if metric == "importance" else -greatest), greatest
     return 0.0, 1.0

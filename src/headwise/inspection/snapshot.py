@@ -26,7 +26,15 @@ from headwise.inspection.head_scores import PATTERN_METRICS, head_description, n
 from headwise.inspection.inputs import MAX_DRAWN, Input, ordinary_tokens, repeats_inputs
 from headwise.inspection.page.page import Page, Prompt, View, render
 from headwise.inspection.plots import attention_grid
-from headwise.inspection.recorder import HEAD_METRICS, Snapshot, first_patterns, page_arrays, page_prompt, take_snapshot
+from headwise.inspection.recorder import (
+    Snapshot,
+    first_patterns,
+    head_metrics,
+    page_arrays,
+    page_normalize,
+    page_prompt,
+    take_snapshot,
+)
 
 FEW_TOKENS = 8  # in a shorter text the previous, the first and a query's own token are often the same
 
@@ -59,7 +67,7 @@ def head_scores(checkpoint: Checkpoint, text: str, effects: bool = True) -> list
     """
     ids = tokenize(checkpoint, text).ids
     snapshot = text_snapshot(checkpoint, "text", ids, EFFECTS if effects else ["ov_copying"])
-    scores = {name: snapshot.main_scores[name] for name in HEAD_METRICS if name in snapshot.main_scores}
+    scores = {name: snapshot.main_scores[name] for name in head_metrics() if name in snapshot.main_scores}
     scores["own_token"] = np.stack([own_token(normalize_rows(one.pattern))[0] for one in snapshot.maps["text"]])
     snapshot.scores = {"text": scores}
     uncertain = f" (measured on only {len(ids)} tokens)" if len(ids) < FEW_TOKENS else ""
@@ -89,7 +97,7 @@ def text_view(checkpoint: Checkpoint, texts: list[TokenizedText], start: dict[st
     if start is None and prompts[0].generated_from is not None:
         start = {"query": max(0, prompts[0].generated_from - 1)}  # the token that predicted the first generated one
     step = int(checkpoint.about.get("step", 0))
-    return View(str(checkpoint.path), [step], prompts, config.n_kv_head, config.attention, start=start or {})
+    return View(str(checkpoint.path), [step], prompts, config.n_kv_head, page_normalize(config), start=start or {})
 
 
 def text_prompt(checkpoint: Checkpoint, text: TokenizedText, start: dict[str, Any]) -> Prompt:
@@ -100,17 +108,18 @@ def text_prompt(checkpoint: Checkpoint, text: TokenizedText, start: dict[str, An
     require(len(ids) >= 2, f"{text.name} has one token; attention maps need at least two")
     snapshot = text_snapshot(checkpoint, text.name, ids)
     maps, labels = snapshot.maps[text.name], [checkpoint.tokenizer.label(i) for i in ids]
-    prompt = page_prompt(text.name, labels, [page_arrays(maps, snapshot.main_scores)], maps)
-    all_heads = np.ndindex(len(maps), checkpoint.model.config.n_head)
-    prompt.heads = sorted(all_heads, key=lambda head: head != (start.get("layer"), start.get("head")))
+    prompt = page_prompt(text.name, labels, [page_arrays(maps, snapshot.main_scores)], maps, checkpoint.config)
+    if prompt.heads is None:
+        all_heads = np.ndindex(len(maps), checkpoint.model.config.n_head)
+        prompt.heads = sorted(all_heads, key=lambda head: head != (start.get("layer"), start.get("head")))
     if text.generated_from is not None:
         in_window = (t for t in range(text.generated_from, length) if window_start(t, block_size) == offset)
         prompt.generated_from = next(in_window, length) - offset
     if offset:
         part = f"the last {len(ids)} of {length} tokens, the model's last context window"
         say(f"{text.name}: the page shows {part}")
-        prompt.note = (
-            f"These are {part}; the first is number {offset}. Tokens that are not underlined belong to the prompt, or "
+        prompt.note += (
+            f" These are {part}; the first is number {offset}. Tokens that are not underlined belong to the prompt, or "
             "were generated while the window still held earlier tokens."
         )
     return prompt

@@ -156,8 +156,10 @@ def attention_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
         remarks.append(f"And {len(later) - LATER} more later tokens, all masked.")
     if w.normalize == "relu":
         yield "5. ReLU", "weight = max(score, 0) / number of visible keys", [table, *remarks]
-    else:
+    elif w.normalize == "softmax":
         yield "5. Softmax", "weight = exp(score) / Σ exp(score)", [table, *remarks]
+    else:
+        yield "5. Weights", f"weight = {w.normalize}(scores)", [table, *remarks]
 
     sums = w.weighted_values.cumsum(0)
     rows = [[names[j], w.v[j], w.weighted_values[j], sums[j]] for j in keys]
@@ -183,14 +185,18 @@ def output_sections(w: Walkthrough, console: Console) -> Iterator[Section]:
     formula = f"E' = {' + '.join(['E', *terms, *['b_O'] * has_bias])}"
     yield "8. Sum over heads", formula, [make_table(console, ["", "vector", "length"], rows, styles)]
 
-    lines: list[str | Table] = [
-        "Through the final norm with its statistics here, in logits above their mean over the vocabulary:",
-        "raises " + format_list(w.raised(), "+.3f"),
-        "lowers " + format_list(w.lowered(), "+.3f"),
-    ]
-    if w.next_token is not None:
-        change = float(w.logit_changes[w.next_token])
-        lines.append(f"the actual next token, {w.label(w.next_token)}: {change:+.3f}")
+    lines: list[str | Table] = []
+    if w.left_out:
+        lines.append(f"The head's own effect is left out: {w.left_out}")
+    else:
+        lines += [
+            "Through the final norm with its statistics here, in logits above their mean over the vocabulary:",
+            "raises " + format_list(w.raised(), "+.3f"),
+            "lowers " + format_list(w.lowered(), "+.3f"),
+        ]
+        if w.next_token is not None:
+            change = float(w.logit_changes[w.next_token])
+            lines.append(f"the actual next token, {w.label(w.next_token)}: {change:+.3f}")
     lines.append("the model predicts " + format_list(w.likeliest(), ".0%"))
     yield "9. Effect on the next token", "norm(ΔE) W_U", lines
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from headwise.checkpoint import Checkpoint
-from headwise.errors import require
+from headwise.errors import UserError, require
 from headwise.inspection.effects import FrozenNorm, ResidualStream
 from headwise.inspection.hooks import run_and_capture
+from headwise.model.attention import attention_kind
 from headwise.model.gpt import Block
 
 TOP = 5  # tokens in a list of the most likely, the most raised, the most lowered
@@ -47,7 +48,7 @@ class Walkthrough:
         self.layer, self.head, self.query = layer, head, query
         self.label = checkpoint.tokenizer.label  # token id -> its text on one line
         self.tokens = [self.label(i) for i in ids]
-        self.normalize = config.attention  # softmax, or relu: max(score, 0) / number of visible keys
+        self.normalize = config.attention  # softmax, relu (max(score, 0) / number of visible keys), or a plugin's
         self.before = parts.embedding[0, 0] + below  # [C], the query's residual stream before the layer
         self.x = block.attention_norm(self.before)  # [C]
         self.w_q = qkv.weight[rows].float()  # [D, C]
@@ -62,8 +63,8 @@ class Walkthrough:
         self.position_bias = None if bias is None else bias[head, query]  # [T], added to the scaled scores
         biased = self.scaled_scores if bias is None else self.scaled_scores + bias[head, query]
         self.masked_scores = biased.masked_fill(torch.arange(len(ids)) > query, -math.inf)
-        relu = config.attention == "relu"
-        self.pattern = self.masked_scores.relu() / (query + 1) if relu else self.masked_scores.softmax(-1)  # [T]
+        weights = attention_kind(config.attention).normalize(self.masked_scores)
+        self.pattern = weights.masked_fill(torch.arange(len(ids)) > query, 0.0)  # [T]
         self.weighted_values = self.pattern[:, None] * self.v  # [T, D]
         self.z = self.pattern @ self.v  # [D]
         self.w_o = maps[layer].w_o[head]  # [D, C]
@@ -74,11 +75,18 @@ class Walkthrough:
         self.logits = logits[0, query]  # [V], the model's, of the next token
         self.next_token = ids[query + 1] if query + 1 < len(ids) else None  # the text's
 
-        norm, rest = FrozenNorm(model, parts.total()), parts.embedding[0] + parts.bias.sum(0) + mlp.sum(0)
-        head_logits = norm.logits(heads)  # [L, H, V]
-        logits_of_parts = head_logits.sum((0, 1)) + norm.logits(rest)[0, 0] + norm.bias @ norm.unembedding.T
-        self.logit_changes = head_logits[layer, head] - head_logits[layer, head].mean()  # [V], of the result
         self.pattern_error = float((self.pattern - maps[layer].pattern[0, head, query]).abs().max())
+        self.left_out = ""  # why the effect on the logits is left out
+        self.logit_changes, self.logits_error = torch.zeros(0), 0.0
+        try:
+            norm = FrozenNorm(model, parts.total())
+        except UserError as error:
+            self.left_out = str(error)
+            return
+        head_logits = norm.logits(heads)  # [L, H, V]
+        rest = norm.logits(parts.embedding[0] + parts.bias.sum(0) + mlp.sum(0))[0, 0]
+        self.logit_changes = head_logits[layer, head] - head_logits[layer, head].mean()  # [V], of the result
+        logits_of_parts = head_logits.sum((0, 1)) + rest + norm.bias @ norm.unembedding.T
         self.logits_error = float((logits_of_parts - self.logits).abs().max())
 
     def likeliest(self) -> dict[str, float]:

@@ -25,6 +25,7 @@ from headwise.errors import choose
 from headwise.model.kv_cache import LayerCache
 from headwise.model.layers import NORMS
 from headwise.model.position import Angles, Position
+from headwise.registry import table
 
 Normalize = Callable[[Tensor], Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -120,10 +121,19 @@ class AttentionKind(NamedTuple):
     fused: Attend | None = None
 
 
-ATTENTIONS = {
-    "softmax": AttentionKind(softmax, fused_attention),
-    "relu": AttentionKind(relu),
-}
+ATTENTIONS: dict[str, AttentionKind | Normalize] = table(
+    "attention",
+    {
+        "softmax": AttentionKind(softmax, fused_attention),
+        "relu": AttentionKind(relu),
+    },
+)
+
+
+def attention_kind(name: str) -> AttentionKind:
+    """Return the kind of attention of this name. A plain function is how masked scores become weights."""
+    kind = choose("model.attention", name, ATTENTIONS)
+    return AttentionKind(kind) if callable(kind) else kind
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -145,7 +155,7 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: ResolvedGPTConfig):
         super().__init__()
-        kind = choose("model.attention", config.attention, ATTENTIONS)
+        kind = attention_kind(config.attention)
         self.n_head, self.n_kv_head, head_dim = config.n_head, config.n_kv_head, config.head_dim
         self.head_counts = [self.n_head, self.n_kv_head, self.n_kv_head]  # of queries, keys and values
         self.widths = [n * head_dim for n in self.head_counts]

@@ -26,6 +26,7 @@ from headwise.model.attention import CausalSelfAttention, causal_mask
 from headwise.model.kv_cache import KVCache, LayerCache
 from headwise.model.layers import MLPS, NORMS
 from headwise.model.position import POSITIONS, Angles, Position
+from headwise.registry import table
 from headwise.validation import validate_model
 
 IGNORE = -100  # a target that does not count
@@ -204,4 +205,4 @@ def zero_output_init(model: GPT) -> None:
             nn.init.zeros_(p)
 
 
-INITS = {"scaled_normal": scaled_normal_init, "zero_output": zero_output_init}
+INITS = table("init", {"scaled_normal": scaled_normal_init, "zero_output": zero_output_init})

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headwise.config import ResolvedGPTConfig
+from headwise.registry import table
 
 
 def layer_norm(width: int, config: ResolvedGPTConfig) -> nn.Module:
@@ -27,7 +28,7 @@ def rms_norm(width: int, config: ResolvedGPTConfig) -> nn.Module:
     return nn.RMSNorm(width, eps=config.norm_eps)
 
 
-NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
+NORMS = table("norm", {"layernorm": layer_norm, "rmsnorm": rms_norm})
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -79,9 +80,12 @@ class NoMLP(nn.Module):
         return torch.zeros_like(x)
 
 
-MLPS: dict[str, Callable[[ResolvedGPTConfig], nn.Module]] = {
-    "gelu": partial(MLP, activation=gelu),
-    "swiglu": SwiGLU,
-    "relu2": partial(MLP, activation=relu2),
-    "none": NoMLP,
-}
+MLPS: dict[str, Callable[[ResolvedGPTConfig], nn.Module]] = table(
+    "mlp",
+    {
+        "gelu": partial(MLP, activation=gelu),
+        "swiglu": SwiGLU,
+        "relu2": partial(MLP, activation=relu2),
+        "none": NoMLP,
+    },
+)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.config import ResolvedGPTConfig
+from headwise.registry import table
 
 Angles = tuple[Tensor, Tensor]  # cosines and sines, [(B,) 1, T, D/2] each
 
@@ -122,10 +123,13 @@ def alibi_slopes(n_head: int) -> list[float]:
     return slopes + [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * (n_head - power), 2)]
 
 
-POSITIONS = {
-    "learned": LearnedPosition,
-    "sinusoidal": SinusoidalPosition,
-    "rotary": RotaryPosition,
-    "alibi": AlibiPosition,
-    "none": Position,
-}
+POSITIONS: dict[str, type[Position]] = table(
+    "position",
+    {
+        "learned": LearnedPosition,
+        "sinusoidal": SinusoidalPosition,
+        "rotary": RotaryPosition,
+        "alibi": AlibiPosition,
+        "none": Position,
+    },
+)

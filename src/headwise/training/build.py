@@ -21,6 +21,7 @@ from headwise.data.token_files import TokenFiles
 from headwise.errors import UserError, first_line
 from headwise.inspection.inputs import (
     EXCERPT_TOKENS,
+    Input,
     held_out_input,
     ordinary_tokens,
     prompt_input,
@@ -30,6 +31,7 @@ from headwise.inspection.inputs import (
 from headwise.inspection.recorder import Recorder
 from headwise.instantiate import instantiate
 from headwise.model.gpt import GPT
+from headwise.registry import TABLES
 from headwise.training.callbacks import (
     AttentionMaps,
     Checkpoints,
@@ -132,6 +134,10 @@ def build_recorder(run: RunConfig, folder: Path, token_files: TokenFiles, excerp
     ]
     inputs = [prompt_input(name, ids, tokenizer, block_size) for name, ids in prompts or [("text", excerpt)]]
     inputs += repeats_inputs(ordinary_tokens(tokenizer), block_size)
+    for name, make in TABLES["input"].items():
+        text = make(tokenizer, block_size)
+        own = isinstance(text, Input)
+        inputs.append(text if own else prompt_input(name, tokenizer.encode(text, name), tokenizer, block_size))
     inputs.append(held_out_input(token_files.tokens("val"), block_size))
     return Recorder(folder / "attention", tokenizer, inputs, str(folder), partial(read_losses, folder / "metrics.csv"))
 

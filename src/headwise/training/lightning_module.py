@@ -93,7 +93,7 @@ class TrainingModule(L.LightningModule):
         raw = read(Path(checkpoint_path))
         saved = raw.get("hyper_parameters", {})  # version 0.1 saved none
         made_with: dict[str, Any] = {
-            "model": load_model(raw),
+            "model": load_model(raw, str(checkpoint_path)),
             "tokenizer": load_tokenizer(raw),
             "optimizer": OptimizerConfig(**saved.get("optimizer", {})),
             "schedule": ScheduleConfig(**saved.get("schedule", {})),

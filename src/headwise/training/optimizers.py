@@ -14,6 +14,7 @@ from headwise.config import OptimizerConfig
 from headwise.errors import choose
 from headwise.model.attention import CausalSelfAttention
 from headwise.model.sharding import shard_like
+from headwise.registry import table
 
 
 def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
@@ -130,7 +131,7 @@ def iteration_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
 
 
-OPTIMIZERS = {"adamw": adamw, "muon": muon}
+OPTIMIZERS = table("optimizer", {"adamw": adamw, "muon": muon})
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -46,7 +46,7 @@ DTYPES = {  # of trainer.precision; float16 is left out: it needs a loss scale, 
 COMPILE_FROM = {"cpu": 2e13, "cuda": 2e16}
 # Keys that a resumed run must not change, since its result depends on them.
 FIXED = (
-    *("init_from", "model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
+    *("init_from", "plugins", "model", "optimizer", "schedule", "seed", "data.batch_size", "data.global_batch_size"),
     *("data.val_tokens", "compile", "trainer.precision", "trainer.gradient_clip_val", "trainer.deterministic"),
     "callbacks.attention.prompts",  # the page shows the same ones at every step
 )
@@ -73,6 +73,7 @@ class RunConfig:
     estimate: bool
     init_from: str | None
     resume: str | None
+    plugins: list[str]
     run_dir: str
     n_devices: int
     accumulate: int  # forward passes of each device in an optimizer step
@@ -229,6 +230,8 @@ def validate_resume(saved: dict, run: RunConfig, text_key: str, resume_from: Pat
         if key in FIXED_PER_DEVICE_COUNT and run.n_devices != about.get("devices", 1):
             continue
         before, after = OmegaConf.select(was, key), OmegaConf.select(now, key)
+        if key == "plugins" and before is None:  # a checkpoint of version 0.1
+            before = []
         if key.startswith("model.") and (before is None) != (after is None):  # a null of version 0.1 is a number now
             before, after = (getattr(model, key.removeprefix("model.")) for model in resolved)
         if key.startswith(FIXED) and not isinstance(after, DictConfig):

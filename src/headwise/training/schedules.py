@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from headwise.config import ScheduleConfig
 from headwise.errors import choose
+from headwise.registry import table
 
 
 def cosine(progress: float, config: ScheduleConfig) -> float:
@@ -34,7 +35,8 @@ def constant(progress: float, config: ScheduleConfig) -> float:
 
 
 Schedule = Callable[[float, ScheduleConfig], float]
-SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "linear": linear, "wsd": wsd, "constant": constant}
+OWN: dict[str, Schedule] = {"cosine": cosine, "linear": linear, "wsd": wsd, "constant": constant}
+SCHEDULES = table("schedule", OWN)
 
 
 def multiplier(step: int, config: ScheduleConfig, max_steps: float) -> float:

@@ -40,6 +40,7 @@ from headwise.errors import Pruned, require
 from headwise.evaluation import evaluate_split
 from headwise.files import locked_folder, relative_to_cwd, write_text
 from headwise.model.gpt import GPT
+from headwise.registry import MODEL_KINDS, load_plugins, plugged_parts
 from headwise.training import build
 from headwise.training.lightning_module import TrainingModule
 from headwise.training.loggers import close_loggers, log_model, make_loggers, validate_logger, wandb_location
@@ -147,9 +148,13 @@ def silence_lightning() -> None:
 
 def validate_run(config: TrainConfig, overrides: Sequence[str] = ()) -> None:
     """Raise UserError for everything that can be known to be wrong without the text and the devices."""
+    load_plugins(config.plugins)
     both = config.trainer.max_epochs and any(one.startswith("trainer.max_steps=") for one in overrides)
     require(not both, f"trainer.max_epochs={config.trainer.max_epochs} and trainer.max_steps: give one of them")
     validate(config)
+    kinds = {kind: getattr(config.model, kind) for kind in MODEL_KINDS}
+    read = not config.model.options or bool(plugged_parts(kinds))
+    require(read, f"model.options={config.model.options} is for parts of plugins, and the model has none")
     validate_text_choices(config.data, config.tokenizer)
     validate_choices(config)
     validate_logger(config.logger)
@@ -192,7 +197,7 @@ def load_initial_model(config: TrainConfig, resume_from: Path | None, overrides:
     if not config.init_from:
         return None
     where = resume_from or config.init_from
-    initial = checkpoint.load(where, "init_from")
+    initial = checkpoint.load(where, key="init_from")
     model_config = initial_model_config(config.model, initial.model.config, overrides, where)
     weights = initial.model.state_dict()
     if "position.table.weight" in weights:
