@@ -90,7 +90,7 @@ class Evil:
 def test_load_refuses_a_damaged_file_in_one_line(tmp_path, content):
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(UserError, match=r"init_from=.*a\.ckpt (cannot be read|was not written by Headwise)"):
-        load(tmp_path / "a.ckpt", "init_from")
+        load(tmp_path / "a.ckpt", key="init_from")
 
 
 def test_load_runs_no_code_from_a_checkpoint(tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_load_opens_the_copy_of_a_hub_model_on_this_machine(tmp_path, monkeypatc
     with pytest.raises(
         UserError, match="init_from=someone/else does not exist and could not be downloaded from the Hub"
     ):
-        load("someone/else", "init_from")
+        load("someone/else", key="init_from")
 
 
 def test_open_tokenizer_reads_a_file_or_a_folder_and_names_what_it_cannot_read(tmp_path):

@@ -64,7 +64,7 @@ def new_run_folder(resume: str | None, experiment: str | None) -> str:
     return str(next(path for path in (folder, *others) if not path.exists()))
 
 
-def register() -> None:
+def register_schemas() -> None:
     """Register the schemas and the resolver of run_dir, which the files of configs/ use."""
     folders: dict[str | None, str] = {}  # one for all jobs of -m, each of which resolves it
 
@@ -89,7 +89,7 @@ def compose(config_name: str, overrides: list[str], config_dir: str | None = Non
     read from config_dir or, inside a job, from that of the job. Raise UserError for wrong keys, types and choices."""
     outside = not GlobalHydra.instance().is_initialized()
     if outside:
-        register()
+        register_schemas()
     try:
         check_old_names(overrides)
         more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"] if config_dir else []
@@ -178,7 +178,7 @@ def launch(
         print_help(config_name, description, overrides, flags.config_dir)
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that the error is printed in one line here
-    register()
+    register_schemas()
     Multirun.folder = None
     job = Job(task, SCHEMAS[config_name], sys.argv)
     own_groups = ["--config-dir", flags.config_dir] if flags.config_dir else []

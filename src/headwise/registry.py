@@ -72,7 +72,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 def load_plugins(plugins: Iterable[str]) -> None:
     """Import files or modules that register parts, each once. Raise UserError, naming the plugin, if one fails."""
-    for plugin in map(str, plugins):
+    for plugin in map(str, [plugins] if isinstance(plugins, str) else plugins):
         path = Path(plugin).expanduser().resolve()
         is_file = plugin.endswith(".py") or path.is_file()
         name = f"headwise_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}" if is_file else plugin
