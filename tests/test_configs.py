@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from headwise.config import TrainConfig
 from headwise.data.token_files import write_token_files
-from headwise.launch import CONFIGS, register
+from headwise.launch import CONFIGS, register_schemas
 from headwise.model.gpt import GPT
 from headwise.training.build import build_callbacks
 from headwise.training.optimizers import make_optimizer
@@ -30,7 +30,7 @@ ON_THIS_MACHINE = {"trainer=gpu": torch.cuda.is_available(), "trainer=mps": torc
 
 
 def composed(*overrides):
-    register()
+    register_schemas()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["run_dir=x", *overrides])
     typed = OmegaConf.to_object(config)

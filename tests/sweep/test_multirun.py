@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from headwise.files import locked_folder
-from headwise.launch import CONFIGS, register
+from headwise.launch import CONFIGS, register_schemas
 from tests.small import ROOT, listen, script, script_here
 from tests.sweep.small import TINIEST, table
 
@@ -130,7 +130,7 @@ def test_launcher_without_its_package_names_the_install_command(tmp_path, monkey
 def test_launchers_compose_and_their_keys_are_checked(name):
     from hydra.errors import ConfigCompositionException
 
-    register()
+    register_schemas()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"hydra/launcher={name}", "run_dir=x"], return_hydra_config=True)
         assert config.hydra.launcher._target_.lower().endswith(f"{name}launcher")

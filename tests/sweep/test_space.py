@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from headwise.errors import UserError
-from headwise.launch import CONFIGS, register
+from headwise.launch import CONFIGS, register_schemas
 from headwise.model.gpt import GPT
 from headwise.sweep.space import combinations, grid, read_space
 from headwise.validation import validate
@@ -34,7 +34,7 @@ def test_space_of_choices_and_ranges_becomes_overrides():
     fixed = trial(**params, **{"data.path": "it's a \\ text.txt"})
     overrides = [override for one in space for override in one.suggest(fixed)]
     assert overrides[:4] == ["optimizer.lr=0.003", "model.n_layer=5", "model.bias=false", "model.n_kv_head=null"]
-    register()
+    register_schemas()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["run_dir=x", "data=files", *overrides])
     assert (config.optimizer.lr, config.model.bias, config.data.path) == (0.003, False, "it's a \\ text.txt")
@@ -103,7 +103,7 @@ def test_mistake_in_a_space_is_one_line_with_its_key(space, message):
 
 @pytest.mark.parametrize("name", [name for name in PREDEFINED if name != "own"])
 def test_predefined_space_has_only_models_that_can_be_trained(name):
-    register()
+    register_schemas()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         sweep = OmegaConf.to_object(compose("sweep", [f"sweep={name}", "run_dir=x"])).sweep
         space = read_space(sweep.space)
@@ -112,7 +112,7 @@ def test_predefined_space_has_only_models_that_can_be_trained(name):
 
 
 def test_predefined_shapes_have_the_same_number_of_parameters():
-    register()
+    register_schemas()
     sizes = []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         sweep = OmegaConf.to_object(compose("sweep", ["sweep=shape", "run_dir=x"])).sweep
@@ -124,7 +124,7 @@ def test_predefined_shapes_have_the_same_number_of_parameters():
 
 
 def test_sweep_yaml_is_train_yaml_and_the_group_sweep():
-    register()
+    register_schemas()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for overrides in ([], ["model=gpt2", "experiment=induction"]):
             one, other = (

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from headwise.errors import UserError
-from headwise.launch import CONFIGS, register
+from headwise.launch import CONFIGS, register_schemas
 from headwise.sweep.space import grid, read_space
 from headwise.sweep.study import open_study
 
@@ -15,7 +15,7 @@ LR = "sweep.space={optimizer.lr: {low: 1e-3, high: 1e-1, log: true}}"
 
 def open_as_a_process(folder, *overrides, space=LR):
     """The shared study as another process sees it."""
-    register()
+    register_schemas()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = OmegaConf.to_object(compose("sweep", ["run_dir=out", "sweep=own", space, *overrides]))
     dimensions = read_space(config.sweep.space)
