@@ -15,10 +15,11 @@ from headwise.config_errors import (
     composition_error,
     expected,
     key_of_path,
+    similar_key,
     task_error,
     unknown_key,
 )
-from headwise.config_keys import RENAMED, dotted_keys
+from headwise.config_keys import RENAMED, dotted_keys, schema_fields
 from headwise.errors import RunError, UserError
 
 
@@ -106,3 +107,35 @@ def test_key_of_path_is_the_key_that_a_file_belongs_to():
     config = PrepareConfig(data=DataConfig(cache_dir="cache"))
     assert key_of_path(config, "cache/a/b") == "data.cache_dir=cache: cache/a/b"
     assert key_of_path(config, "/elsewhere") == "/elsewhere"
+
+
+KEYS = [key for key, _ in schema_fields(SweepConfig())]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_similar_key_finds_every_key_behind_a_typo(key):
+    """A letter in the middle of its last part left out or doubled."""
+    group, dot, name = key.rpartition(".")
+    middle = len(name) // 2
+    for typo in (name[:middle] + name[middle + 1 :], name[:middle] + name[middle] + name[middle:]):
+        if f"{group}{dot}{typo}" not in KEYS and len(name) > 4:
+            assert similar_key(f"{group}{dot}{typo}", KEYS) == key, typo
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lr", "optimizer.lr"),
+        ("batch_size", "data.batch_size"),
+        ("model.batch_size", "data.batch_size"),
+        ("trainer.lr", "optimizer.lr"),
+        ("n_layer", "model.n_layer"),
+        ("trainer.gpus", None),
+        ("model.d_model", None),
+        ("trainer.overfit_batches", None),
+        ("trainer.barebones", None),
+        ("foo", None),
+    ],
+)
+def test_similar_key_suggests_a_key_of_the_same_name_elsewhere_and_otherwise_none(key, meant):
+    assert similar_key(key, KEYS) == meant

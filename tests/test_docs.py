@@ -22,7 +22,7 @@ from headwise.config_keys import ANY, RENAMED, schema_fields
 from headwise.inspection import head_scores
 from headwise.inspection.hooks import capture
 from headwise.inspection.recorder import heads_columns
-from headwise.launch import CONFIGS, SCHEMAS
+from headwise.launch import CONFIGS, SCHEMAS, compose
 from headwise.model import attention
 from headwise.registry import TABLES
 from headwise.training.metrics import METRICS_COLUMNS
@@ -98,6 +98,28 @@ def test_python_in_documents_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page.name, "exec"), namespace)
 
 
+def test_python_of_the_optuna_page_reads_a_sweep_and_makes_a_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["model.n_layer=1", "model.n_embd=16", "model.n_head=2", "trainer.max_steps=4", "logger=none"]
+    quiet = ["callbacks.attention.every_n_steps=null", "trainer.val_check_interval=2", "sweep.n_trials=3"]
+    script_here("sweep", *tiny, *quiet, "sweep.pruner=none", "run_dir=runs/search", cwd=tmp_path)
+    namespace = {}
+    for block in blocks(ROOT / "docs/optuna.md", "python"):
+        exec(compile(block, "optuna.md", "exec"), namespace)
+    assert len(namespace["study"].trials) == 3
+    assert namespace["study"].best_value == min(trial.value for trial in namespace["study"].trials)
+    assert len(namespace["own"].trials) == 2
+
+
+def test_experiment_of_the_hydra_page_composes(tmp_path):
+    (file,) = blocks(ROOT / "docs/hydra.md", "yaml")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(file)
+    config = compose("train", ["experiment=mine"], str(tmp_path))
+    assert (config.model.position, config.model.n_layer, config.trainer.max_steps) == ("learned", 3, 500)
+    assert config.run_dir.startswith("runs/mine/")
+
+
 # Keys and commands
 
 
@@ -117,7 +139,7 @@ def check_override(override):
     if key in KEYS or key.startswith("hydra"):
         return
     assert key in GROUPS, override
-    assert "..." in value or set(value.split(",")) <= known, override
+    assert "..." in value or value.startswith("glob(") or set(value.split(",")) <= known, override
 
 
 @each_page

@@ -5,7 +5,7 @@ import pytest
 from headwise.config import TrainConfig
 from headwise.config_keys import schema_fields
 from headwise.launch import CONFIGS, new_run_folder
-from tests.small import script, script_here
+from tests.small import TINY, script, script_here
 
 LIGHT = [  # found while the configuration is composed, before anything heavy is imported
     ("model.n_lyer=3", "model.n_lyer is not a key of the configuration; did you mean model.n_layer?"),
@@ -132,3 +132,40 @@ def test_choice_that_is_in_no_folder_is_answered_with_those_of_both(tmp_path, ow
     assert result.returncode == 2
     assert result.stderr.startswith("error: experiment=mien is none of ")
     assert "did you mean mine?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--cfg", "job"], "model:"),
+        (["--cfg", "job", "--package", "optimizer", "--resolve"], "# @package optimizer"),
+        (["--info", "defaults"], "Defaults List"),
+        (["--info"], "Hydra 1.3"),
+    ],
+)
+def test_flags_of_hydra_print_what_they_print_in_any_application(tmp_path, flags, line):
+    result = script_here("train", *flags, cwd=tmp_path)
+    assert any(printed.startswith(line) for printed in result.stdout.splitlines())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--foo"], "--foo is not a flag; keys are given as key=value, and --help lists them"),
+        (["hydra.run.dir=a", "run_dir=b"], "hydra.run.dir=a and run_dir=b are the same key; give one of them"),
+        (["-m", "seed=1,2", "hydra.sweep.dir=a", "run_dir=b"], "hydra.sweep.dir=a and run_dir=b are the same key"),
+    ],
+)
+def test_unknown_flag_and_two_folders_are_one_line(tmp_path, given, message):
+    result = script_here("train", *given, cwd=tmp_path, ok=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hydra_run_dir_counts_as_run_dir(tmp_path):
+    train = [*TINY, "trainer.max_steps=1", "logger=none", "callbacks.attention.every_n_steps=null"]
+    script_here("train", *train, "hydra.run.dir='a b'", cwd=tmp_path)
+    assert (tmp_path / "a b/summary.json").exists()

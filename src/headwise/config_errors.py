@@ -6,6 +6,7 @@ composition_error(error, TrainConfig, overrides)    # what Hydra and OmegaConf r
 
 from __future__ import annotations
 
+import difflib
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,29 @@ def check_keys(config: DictConfig, schema: type) -> None:
 def unknown_key(key: str, known: list[str]) -> str:
     """Return the message for a key that does not exist: its present name, or the most similar of the known keys."""
     new = next((new for (old, _), (new, _) in RENAMED.items() if old == key), None)
-    return f"{key} is now {new}" if new else f"{key} is not a key of the configuration{did_you_mean(key, known)}"
+    near = similar_key(key, known)
+    return (
+        f"{key} is now {new}"
+        if new
+        else f"{key} is not a key of the configuration" + (f"; did you mean {near}?" if near else "")
+    )
+
+
+def similar_key(key: str, known: list[str]) -> str | None:
+    """Return the known key that was most likely meant: of the same group with a similar name, or of another group with
+    the same name; None if there is none. A group's name alone makes no two keys similar."""
+    group, _, name = key.rpartition(".")
+    split = {one: one.rpartition(".") for one in known}
+    in_group = {last: one for one, (its_group, _, last) in split.items() if its_group == group}
+    near = difflib.get_close_matches(name, in_group, n=1, cutoff=0.75)
+    if near:
+        return in_group[near[0]]
+    same_name = [one for one, (_, _, last) in split.items() if last == name]
+    if len(same_name) > 1:
+        groups = {split[one][0]: one for one in same_name}
+        near = difflib.get_close_matches(group, groups, n=1)
+        return groups[near[0]] if near else None
+    return same_name[0] if same_name else next(iter(difflib.get_close_matches(key, known, n=1, cutoff=0.9)), None)
 
 
 def task_error(error: Exception, config: Any) -> tuple[str, int | None]:

@@ -151,6 +151,12 @@ class Job:
                 remove_if_empty(folder)  # which Hydra has made
 
 
+HYDRA_FLAGS = (
+    *("--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--version", "--hydra-help", "--run", "-r"),
+    *("--shell-completion", "-sc", "--config-name", "-cn", "--config-path", "-cp", "--experimental-rerun"),
+)
+
+
 def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:
     """Return the flags, which may stand anywhere, and the other arguments, which are overrides."""
     parser = Parser(add_help=False, allow_abbrev=False)
@@ -158,9 +164,26 @@ def parse_flags(arguments: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd", metavar="DIR")
     flags, others = parser.parse_known_args(arguments)
+    for flag in (one.partition("=")[0] for one in others if one.startswith("-")):
+        if flag not in HYDRA_FLAGS:
+            fail(f"{flag} is not a flag; keys are given as key=value, and --help lists them")
     if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
         fail(f"--config-dir {flags.config_dir} is not a folder; give one with groups such as experiment/")
     return flags, others
+
+
+def with_run_dir(overrides: list[str], multirun: bool) -> list[str]:
+    """Return the overrides with run_dir in place of hydra.run.dir or, for a multirun, hydra.sweep.dir. Exit if both
+    are given and differ. (Lightning gives hydra.run.dir to the processes that it starts.)"""
+    hydra_key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    folders = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
+    if hydra_key not in folders or rank():
+        return overrides
+    folder, run_dir = folders[hydra_key], folders.get("run_dir", folders[hydra_key])
+    if folder != run_dir:
+        fail(f"{hydra_key}={folder} and run_dir={run_dir} are the same key; give one of them")
+    others = [override for override in overrides if override.partition("=")[0] not in (hydra_key, "run_dir")]
+    return [*others, f"run_dir={quoted(folder)}"]
 
 
 def launch(
@@ -174,6 +197,7 @@ def launch(
     one line and exit code 2. `description` starts the help; `after` is called with the folder of a multirun."""
     prepare_streams()
     flags, overrides = parse_flags(sys.argv[1:] if arguments is None else arguments)
+    overrides = with_run_dir(overrides, flags.multirun)
     if flags.help:
         print_help(config_name, description, overrides, flags.config_dir)
         return

@@ -59,3 +59,25 @@ def test_scripts_run_the_command_of_their_name(script):
     source = (ROOT / f"scripts/{script}.py").read_text()
     assert f"from headwise.commands.{script.removesuffix('_data')} import main\n" in source
     assert len(source.splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "choices"),
+    [
+        ("headwise pre", "prepare"),
+        ("headwise train model=", "model=gpt2 model=qwen3"),
+        ("headwise train seed=1 schedule=c", "schedule=constant schedule=cosine"),
+        ("headwise prepare tokenizer.k", "tokenizer.kind="),
+        ("headwise sweep sweep.samp", "sweep.sampler="),
+        ("headwise generate --pro", ""),
+    ],
+)
+def test_shell_completion_completes_commands_groups_choices_and_keys(line, choices, capsys, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    headwise("-sc", "query=bash")
+    assert capsys.readouterr().out.strip() == choices
+
+
+def test_shell_completion_installs_hydras_script_for_headwise(capsys):
+    headwise("-sc", "install=bash")
+    assert capsys.readouterr().out.rstrip().endswith("-F hydra_bash_completion headwise")

@@ -217,3 +217,82 @@ def test_processes_of_a_killed_grid_end_with_it(tmp_path):
         [(tmp_path / f"out/{i}/metrics.csv").stat().st_size for i in range(2)] for _ in (1, 2) if not time.sleep(3)
     ]
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("syntax", ["seed=5,7", "seed=range(5,8,2)", "seed=choice(5,7)", "schedule=glob(co*)"])
+def test_grid_in_every_syntax_of_hydra_ends_with_the_table_in_hydra_sweep_dir(tmp_path, syntax):
+    result = script_here("train", *TINIEST, "-m", syntax, "hydra.sweep.dir=out", cwd=tmp_path)
+    key = syntax.partition("=")[0]
+    values = ["constant", "cosine"] if key == "schedule" else ["5", "7"]
+    assert [row[key] for row in table(tmp_path / "out")] == values
+    assert "table            out/sweep.csv" in result.stdout
+
+
+def test_grid_of_an_interval_names_what_can_draw_from_it(tmp_path):
+    result = script_here("train", *TINIEST, "-m", "optimizer.lr=interval(0.1,0.2)", cwd=tmp_path, ok=False)
+    assert result.returncode == 2
+    wanted = "error: -m: optimizer.lr=interval(0.1,0.2) needs a sweeper that draws values: headwise sweep with sweep.sp"
+    assert result.stderr.startswith(wanted)
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+SWEEPER = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+
+@dataclass
+class Config:
+    _target_: str = "hydra_plugins.halves.sweeper.Halves"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="halves", node=Config)
+
+
+class Halves(Sweeper):
+    """Halve an interval twice, each time towards the end with the lower result."""
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.config, self.loader = config, hydra_context.config_loader
+        given = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
+        self.launcher = Plugins.instance().instantiate_launcher(**given)
+
+    def sweep(self, arguments):
+        parsed = OverridesParser.create(self.loader).parse_overrides(arguments)
+        fixed = [one.input_line for one in parsed if not one.is_sweep_override()]
+        (varied,) = [one for one in parsed if one.is_interval_sweep()]
+        low, high = varied.value().start, varied.value().end
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        for batch in range(2):
+            jobs = [[*fixed, f"{varied.key_or_group}={value}"] for value in (low, high)]
+            done = self.launcher.launch(jobs, initial_job_idx=2 * batch)
+            results = [one.return_value for one in done]
+            print("results", *results)
+            middle = (low + high) / 2
+            low, high = (low, middle) if results[0] < results[1] else (middle, high)
+'''
+
+
+def test_sweeper_of_another_package_gets_the_losses_and_ends_with_the_table(tmp_path):
+    plugin = tmp_path / "plugins/hydra_plugins/halves"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").touch()
+    (plugin / "sweeper.py").write_text(SWEEPER)
+    command = [sys.executable, ROOT / "scripts/train.py", *TINIEST, "-m", "hydra/sweeper=halves", "run_dir=out"]
+    command.append("optimizer.lr=interval(0.001,0.1)")
+    paths = os.pathsep.join([str(tmp_path / "plugins"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": paths}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = sorted(table(tmp_path / "out"), key=lambda row: int(row["run"]))
+    printed = [line.split()[1:] for line in result.stdout.splitlines() if line.startswith("results")]
+    assert [float(x) for pair in printed for x in pair] == [float(row["val_loss"]) for row in rows]
+    assert [float(row["optimizer.lr"]) for row in rows][:2] == [0.001, 0.1]
+    assert "best             run" in result.stdout
+    assert "headwise: run 3: optimizer.lr=" in result.stderr

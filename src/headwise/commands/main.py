@@ -3,6 +3,7 @@
 headwise train model.n_layer=2        # headwise.commands.train.main(["model.n_layer=2"])
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -21,6 +22,19 @@ COMMANDS = {
 }
 
 
+def complete(arguments: list[str]) -> None:
+    """Complete a command line in the shell: the name of a command, or the overrides of one of Hydra's. The line is in
+    COMP_LINE, as Hydra's script for the shell passes it."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if arguments[:1] and arguments[0].startswith("query=") and len(words) < 3:
+        print(" ".join(command for command in COMMANDS if command.startswith(words[-1])))
+        return
+    command = words.pop(1) if len(words) > 2 else "train"
+    os.environ["COMP_LINE"] = " ".join(words)
+    if command in ("train", "prepare", "sweep"):
+        import_module(f"headwise.commands.{command}").main(["-sc", *arguments])
+
+
 def main() -> None:
     """Run the command that the first argument names with the other arguments."""
     name, *arguments = sys.argv[1:] or ["--help"]
@@ -31,6 +45,8 @@ def main() -> None:
         print("\nheadwise COMMAND --help describes a command; headwise --version prints the version.")
     elif name == "--version":
         print(f"headwise {version('headwise')}")
+    elif name in ("-sc", "--shell-completion"):
+        complete(arguments)
     elif name in COMMANDS:
         import_module(f"headwise.commands.{name}").main(arguments)
     else:

@@ -40,27 +40,38 @@ class Multirun(Callback):
     run's process."""
 
     folder: Path | None = None  # of the grid that this process has started
-    total, began = 0, 0.0  # number of runs, and when the first started
+    total: int | None = None  # number of runs, if it is known
+    began = 0.0  # when the first started
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the grid, set the folder of all runs, and start to print progress. Exit if the grid cannot run."""
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which glob(...) needs
         given = parser.parse_overrides(list(config.hydra.overrides.task))
-        values = {  # key -> its values where there are several; of a key given twice the last counts, as in Hydra
-            override.get_key_element(): list(override.sweep_string_iterator()) if override.is_sweep_override() else []
-            for override in given
-        }
-        varied = {key: several for key, several in values.items() if several}
+        values: dict[str, list[str]] = {}  # key -> its values; of a key given twice the last counts, as in Hydra
+        varied: dict[str, list[str]] = {}  # those with several values; none of an interval, from which a sweeper draws
+        is_basic = config.hydra.sweeper._target_.endswith("BasicSweeper")
+        for override in given:
+            key = override.get_key_element()
+            values[key] = []
+            varied.pop(key, None)
+            if override.is_interval_sweep():
+                example = f"headwise sweep with sweep.space={{{key}: {{low: ..., high: ...}}}}"
+                if is_basic:
+                    fail(f"-m: {override.input_line} needs a sweeper that draws values: {example}, or hydra/sweeper")
+                varied[key] = []
+            elif override.is_sweep_override():
+                varied[key] = list(override.sweep_string_iterator())
         folder = Path(config.run_dir)
         devices = config.trainer.devices if isinstance(config.trainer.devices, int) and not config.estimate else 1
         check_grid(folder, varied, bool(config.get("resume")), devices)
-        self.total, self.began = math.prod(map(len, varied.values())), time.time()
-        Multirun.folder = folder
+        self.total = math.prod(map(len, varied.values())) if is_basic else None  # other sweepers decide it
+        Multirun.folder, self.began = folder, time.time()
         if not config.hydra.launcher._target_.endswith("BasicLauncher"):
             os.environ["TTY_COMPATIBLE"] = "0"  # no progress bars: those of several processes overwrite each other
         if "submitit" in config.hydra.launcher._target_:
-            say(f"the output of the {self.total} runs goes to {folder / '.submitit'}")
-        Thread(target=self.report_progress, args=[folder], daemon=True).start()
+            say(f"the output of the runs goes to {folder / '.submitit'}")
+        if self.total is not None:
+            Thread(target=self.report_progress, args=[folder, self.total], daemon=True).start()
         with open_dict(config):
             if "run_dir" not in values:  # or each process would choose a folder of its own
                 config.run_dir = str(folder)
@@ -70,24 +81,26 @@ class Multirun(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Print which run starts."""
-        if self.total:
-            say(f"run {config.hydra.job.num} (of {self.total}): {config.hydra.job.override_dirname}")
+        if Multirun.folder:
+            of = f" (of {self.total})" if self.total else ""
+            say(f"run {config.hydra.job.num}{of}: {config.hydra.job.override_dirname}")
 
-    def report_progress(self, folder: Path) -> None:
-        """Print a line whenever a run ends, in whatever process, until the grid has ended."""
-        before = self.count_ended(folder)
+    def report_progress(self, folder: Path, total: int) -> None:
+        """Print a line whenever one of the `total` runs ends, in whatever process, until the grid has ended."""
+        before = count_ended(folder, total)
         while Multirun.folder == folder:
             time.sleep(0.5)
-            ended = self.count_ended(folder)
+            ended = count_ended(folder, total)
             if ended > before:
-                left = (time.time() - self.began) / ended * (self.total - ended)
-                say(f"{ended} of {self.total} runs done" + (f"; about {left:.0f} s left" if ended < self.total else ""))
+                left = (time.time() - self.began) / ended * (total - ended)
+                say(f"{ended} of {total} runs done" + (f"; about {left:.0f} s left" if ended < total else ""))
             before = ended
 
-    def count_ended(self, folder: Path) -> int:
-        """Return how many runs are complete or have failed."""
-        runs = [folder / str(i) for i in range(self.total)]
-        return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
+
+def count_ended(folder: Path, total: int) -> int:
+    """Return how many of a grid's runs are complete or have failed."""
+    runs = [folder / str(i) for i in range(total)]
+    return sum((run / "summary.json").exists() or (run / ENDED).exists() for run in runs)
 
 
 def check_grid(folder: Path, varied: dict[str, list[str]], resumed: bool, devices: int) -> None:
