@@ -22,7 +22,7 @@ COMMANDS = {
 }
 
 
-def complete(arguments: list[str]) -> None:
+def complete_line(arguments: list[str]) -> None:
     """Complete a command line in the shell: the name of a command, or the overrides of one of Hydra's. The line is in
     COMP_LINE, as Hydra's script for the shell passes it."""
     words = os.environ.get("COMP_LINE", "").split(" ")
@@ -46,7 +46,7 @@ def main() -> None:
     elif name == "--version":
         print(f"headwise {version('headwise')}")
     elif name in ("-sc", "--shell-completion"):
-        complete(arguments)
+        complete_line(arguments)
     elif name in COMMANDS:
         import_module(f"headwise.commands.{name}").main(arguments)
     else:
