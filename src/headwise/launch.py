@@ -90,6 +90,7 @@ def compose(config_name: str, overrides: list[str], config_dir: str | None = Non
     outside = not GlobalHydra.instance().is_initialized()
     if outside:
         register_schemas()
+        HydraConfig.instance().cfg = None  # that of an earlier job in this process, which chose other groups
     try:
         check_old_names(overrides)
         more = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"] if config_dir else []

@@ -77,6 +77,8 @@ def validate_text(data: DataConfig, tokenizer: TokenizerConfig) -> None:
     rule = f"is for tokenizer=file, but tokenizer.kind is {kind}; add tokenizer=file"
     require(tokenizer.path is None or kind == "file", f"tokenizer.path={tokenizer.path} {rule}")
     require(bool(data.cache_dir), f"data.cache_dir={data.cache_dir} is empty; give a folder")
+    of_files = data.format == "auto" or source == "files"
+    require(of_files, f"data.format={data.format} is for data=files, but data.source is {source}; add data=files")
     for name in ("column", "join_rows", "max_documents", "skip_bad"):
         value, default = getattr(data, name), getattr(DataConfig, name)
         is_read = value == default or source in ("files", "hub")

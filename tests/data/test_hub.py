@@ -67,7 +67,7 @@ def test_streaming_gives_the_same_rows_and_keeps_their_tokens_alone(tmp_path):
         (["data.config=x"], "BuilderConfig 'x' not found. Available: ['default']"),
         (
             ["data.column=text"],
-            "train has no column text; give one of its columns: story",
+            "train has no column text, only story; give data.column=story",
         ),
     ],
 )

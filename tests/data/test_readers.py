@@ -120,7 +120,7 @@ def test_rows_longer_than_a_read_are_whole(tmp_path):
         (
             "a.jsonl",
             '{"text": "a"}\n{"story": "b"}',
-            "a.jsonl, line 2, has no column text; give one of its columns: story",
+            "a.jsonl, line 2, has no column text, only story; give data.column=story (--column story in evaluate)",
         ),
         ("a.jsonl", '{"text": 7}', "a.jsonl, line 1, text is not text but 7"),
         ("a.jsonl", "[" * 100_000, "a.jsonl is not JSON in line 1"),
@@ -131,7 +131,7 @@ def test_rows_longer_than_a_read_are_whole(tmp_path):
             "line 2, text contains '\\ud800', half of a surrogate pair",
         ),
         ("a.jsonl", "", "a.jsonl is empty"),
-        ("a.csv", "id,story\n1,a\n", "a.csv, line 1, has no column text; give one of its columns: id, story"),
+        ("a.csv", "id,story\n1,a\n", "a.csv, line 1, has no column text, only id, story; give data.column=story"),
         ("a.csv", 'id,text\n1,"a\nb"\n2,c,d\n', "a.csv, line 4, has 3 fields, but line 1 has 2"),
         ("a.csv", 'text\n"a"b\n', "a.csv is not CSV in line 2"),
         ("a.csv", b"text\ncaf\xe9\n", "a.csv is not UTF-8 at byte 8"),
@@ -154,5 +154,53 @@ def test_a_parquet_file_of_numbers_or_of_other_columns_is_refused(tmp_path):
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet, row 1, text is not text but 1"):
         list(read_file(tmp_path / "a.parquet"))
-    with pytest.raises(UserError, match=r"a.parquet has no column body; give one of its columns: text"):
+    with pytest.raises(UserError, match=r"a.parquet has no column body, only text; give data.column=text"):
         list(read_file(tmp_path / "a.parquet", "body"))
+
+
+@pytest.mark.parametrize("name", ["notes.log", "program.py", "README", "data.csv", "packed.log.gz"])
+def test_format_text_reads_a_file_of_any_name_as_one_document(tmp_path, name):
+    raw = b"id;text\n1,zwei\r\n"
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    pieces = list(read_file(tmp_path / name, format="text"))
+    assert "".join(piece.text for piece in pieces) == raw.decode()
+    assert [piece.ends_document for piece in pieces].count(True) == 1
+
+
+def test_format_names_how_a_file_of_another_name_is_read(tmp_path):
+    (tmp_path / "rows.data").write_bytes(as_json_lines(ROWS))
+    assert [piece for piece in read_file(tmp_path / "rows.data", format="jsonl") if piece.text] == DOCUMENTS
+
+
+def test_byte_order_mark_at_the_start_of_a_text_file_is_removed_and_no_other_is(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone \xef\xbb\xbf two")
+    assert "".join(piece.text for piece in read_file(tmp_path / "a.txt")) == "one \ufeff two"
+    (tmp_path / "b.txt").write_text("one", encoding="utf-16")
+    with pytest.raises(UserError, match=r"b\.txt is UTF-16; convert it with iconv -f UTF-16 -t UTF-8$"):
+        list(read_file(tmp_path / "b.txt"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_with_commas_semicolons_or_tabs_is_read_as_pandas_reads_it(tmp_path, delimiter):
+    rows = ["one, two; three", 'a "quoted"\ttext', "zwei\nZeilen"]
+    pandas.DataFrame({"id": [1, 2, 3], "body": rows}).to_csv(tmp_path / "a.csv", sep=delimiter, index=False)
+    assert list(read_file(tmp_path / "a.csv", "body")) == [Piece(row, True) for row in rows]
+    with pytest.raises(UserError, match=r"line 1, has no column text, only id, body; give data\.column=body \(--col"):
+        list(read_file(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "left_out"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": 3}\n{"tex\n{"other": "x"}\n[1]\n{"text": "b"}\n', 4),
+        ("a.csv", b"id,text\n1,a\n2\n3,b\n4,c,d\n", 2),
+    ],
+)
+def test_rows_that_cannot_be_read_are_left_out_and_their_reasons_kept(tmp_path, name, content, left_out):
+    (tmp_path / name).write_bytes(content)
+    skipped = []
+    assert list(read_file(tmp_path / name, skipped=skipped)) == [Piece("a", True), Piece("b", True)]
+    assert len(skipped) == left_out
+    assert all(f"{name}" in reason and "line" in reason for reason in skipped)
+    with pytest.raises(UserError):
+        list(read_file(tmp_path / name))

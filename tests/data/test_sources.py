@@ -280,6 +280,31 @@ def test_missing_files_are_refused_with_the_key_that_named_them(tmp_path):
     with pytest.raises(UserError, match=r"data\.val_path=.*x names no file"):
         read(path, tmp_path / "x")
     with pytest.raises(
-        UserError, match=r"names b\.py; what can be read is \.txt \.md \.jsonl \.csv \.parquet; also \.gz \.zst"
+        UserError,
+        match=r"names b\.py; what can be read by its name is \.txt \.md \.jsonl \.csv \.parquet; also \.gz \.zst",
     ):
         read(write(tmp_path / "b.py", "text"))
+
+
+def test_skip_bad_counts_the_rows_that_are_left_out_and_stops_without_it(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": 2}\n{"text": "three"}\n{"tex\n{"text": "five"}\n')
+    data = DataConfig(source="files", path=str(tmp_path / "a.jsonl"), cache_dir="", val_fraction=0.5, skip_bad=True)
+    splits = open_text(data)
+    assert "".join(piece.text for _, piece in splits.read()) == "onethreefive"
+    said = capsys.readouterr().err
+    assert "a.jsonl: 2 of 5 rows are left out, the first because" in said
+    assert "line 2, text is not text but 2" in said
+    with pytest.raises(UserError, match=r"line 2, text is not text but 2"):
+        open_text(replace(data, skip_bad=False))
+
+
+def test_format_text_takes_every_file_of_a_folder_but_hidden_ones(tmp_path):
+    for name in ("a.py", "b", "c.txt", ".hidden"):
+        (tmp_path / name).write_text(f"{name} ")
+    data = DataConfig(source="files", path=str(tmp_path), cache_dir="", val_fraction=0.5)
+    assert "".join(piece.text for _, piece in open_text(replace(data, format="text")).read()) == "a.py b c.txt "
+    assert "".join(piece.text for _, piece in open_text(data).read()) == "c.txt "
+    with pytest.raises(UserError, match=r"^data\.format=xml is none of auto, text, jsonl, csv, parquet$"):
+        open_text(replace(data, format="xml"))
+    with pytest.raises(UserError, match=r"data\.format=text reads any text file$"):
+        open_text(replace(data, path=str(tmp_path / "a.py")))

@@ -195,9 +195,12 @@ def text_of_files(data: DataConfig, path: str, key: str = "data.path", without: 
     """Return the text of the files that `path` names (a file, a folder or a glob), in the order of their names, except
     those in `without`. `key` is what the user wrote the path for. Raise UserError naming every file that cannot be
     read; with data.skip_bad these are left out."""
-    found = [file for file in find_files(path, key) if file.resolve() not in without]
+    found = [file for file in find_files(path, key, data.format) if file.resolve() not in without]
     require(bool(found), f"{key}={path} names no file other than the validation text; give more files")
-    states, settings, kept = file_states(found), [data.column, data.join_rows, data.max_documents], KeptPieces()
+    states, kept = file_states(found), KeptPieces()
+    settings: list = [data.column, data.join_rows, data.max_documents]
+    if data.format != "auto" or data.skip_bad:
+        settings += [data.format, data.skip_bad]
     known = cached_scan(states, settings, data.cache_dir, partial(scan_files, data, found, kept))
     bad = known.pop("bad")
     if bad:
@@ -212,9 +215,17 @@ def text_of_files(data: DataConfig, path: str, key: str = "data.path", without: 
     return TextSource(read, **known, check_unchanged=partial(require_unchanged, found, states, f"{key}={path}"))
 
 
-def read_files(files: list[Path], data: DataConfig, max_documents: int | None, kept: KeptPieces) -> Iterator[Piece]:
-    """Yield the documents of the files, at most `max_documents`."""
-    each = (kept.read(file, partial(read_file, file, data.column)) for file in files)
+def read_files(
+    files: list[Path],
+    data: DataConfig,
+    max_documents: int | None,
+    kept: KeptPieces,
+    skipped: list[str] | None = None,
+) -> Iterator[Piece]:
+    """Yield the documents of the files, at most `max_documents`. With data.skip_bad, the reasons why rows are left out
+    are added to `skipped`."""
+    reasons = (skipped if skipped is not None else []) if data.skip_bad else None
+    each = (kept.read(file, partial(read_file, file, data.column, data.format, reasons)) for file in files)
     return first_documents(chain.from_iterable(map(join_rows, each) if data.join_rows else each), max_documents)
 
 
@@ -226,14 +237,18 @@ def scan_files(data: DataConfig, files: list[Path], kept: KeptPieces) -> dict:
     for file in files:
         if left == 0:
             break  # there are enough documents
+        skipped: list[str] = []
         try:
-            good.append(scan_text(partial(read_files, [file], data, left, kept), progress))
+            good.append(scan_text(partial(read_files, [file], data, left, kept, skipped), progress))
         except UserError as error:
             bad[str(file)] = str(error)
         except OSError as error:
             bad[str(file)] = f"{file}: {error.strerror}"
         else:
             left = left and left - (good[-1].documents or 0)
+            if skipped:
+                rows = len(skipped) + (good[-1].documents or 0)
+                say(f"{file}: {len(skipped):,} of {rows:,} rows are left out, the first because {skipped[0]}")
     joined = hashlib.sha256("".join(source.fingerprint for source in good).encode()).hexdigest()
     return {
         "fingerprint": good[0].fingerprint if len(good) == 1 else joined,
@@ -252,7 +267,7 @@ def files_of_config(data: DataConfig) -> TextSource:
         from headwise.data.hub import download
 
         download(data.url, expand_path(path, "data.path"))
-    held_out = find_files(data.val_path, "data.val_path") if data.val_path else []
+    held_out = find_files(data.val_path, "data.val_path", data.format) if data.val_path else []
     return text_of_files(data, path, without={file.resolve() for file in held_out})
 
 
