@@ -4,7 +4,7 @@ import pytest
 
 from headwise.config import TrainConfig
 from headwise.config_keys import schema_fields
-from headwise.launch import CONFIGS, new_run_folder
+from headwise.launch import CONFIGS, compose, new_run_folder
 from tests.small import TINY, script, script_here
 
 LIGHT = [  # found while the configuration is composed, before anything heavy is imported
@@ -163,6 +163,12 @@ def test_unknown_flag_and_two_folders_are_one_line(tmp_path, given, message):
     assert result.stderr.startswith(f"error: {message}")
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compose_after_a_job_in_the_same_process_knows_its_own_experiment(tmp_path):
+    (tmp_path / "my.txt").write_text("one two three " * 50)
+    script_here("prepare_data", "data=files", "data.path=my.txt", cwd=tmp_path)  # which has no experiment
+    assert compose("train", ["experiment=induction"]).run_dir.startswith("runs/induction/")
 
 
 def test_hydra_run_dir_counts_as_run_dir(tmp_path):
