@@ -1,6 +1,8 @@
 """Parts of a user's own: registered by files, used everywhere, and never imported because a checkpoint names them."""
 
 import csv
+import json
+import math
 import re
 import sys
 from contextlib import chdir
@@ -174,6 +176,17 @@ def test_each_kind_of_part_trains_and_its_scores_and_input_are_recorded(cwd):
     with chdir(cwd):
         text = hw.generate(checkpoint, "number ", 9, temperature=0)
     assert isinstance(text, str)
+
+
+def test_bias_that_all_heads_share_is_in_the_page_and_the_walkthrough(cwd):
+    train(cwd, "shared", "plugins=[my_parts.py]", "model.position=recency", "callbacks.attention.every_n_steps=8")
+    page = data_of((cwd / "shared/attention/view.html").read_text())
+    assert all("bias" in one for one in page["prompts"][0]["vectors"])
+    flags = ["--checkpoint", "shared", "--plugin", "my_parts.py", "--prompt", "number", "--layer", 1, "--head", 1]
+    told = json.loads(script_here("attention", *flags, "--query", 3, "--json", cwd=cwd).stdout)
+    numbers = told.get("walkthrough", told)
+    assert numbers["position_bias"][0] == pytest.approx(-math.log(4))
+    assert numbers["pattern_error"] < 1e-6
 
 
 def test_plugins_work_in_the_runs_of_a_grid_and_in_prepare(cwd):

@@ -89,7 +89,9 @@ def capture(model: nn.Module) -> Iterator[dict[int, AttentionMap]]:
                 pattern=pattern.detach(),
                 z=z.detach(),
                 w_o=attention.out.weight.T.unflatten(0, (attention.n_head, -1)).detach().float().clone(),
-                bias=bias,
+                bias=None
+                if bias is None
+                else bias.detach().expand(q.size(1), -1, -1),  # it may be the same in all heads
             )
             return z.to(q.dtype), pattern
 

@@ -42,7 +42,7 @@ class Position(nn.Module):
         return x
 
     def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
-        """Return what is added to the scaled scores, [H, Tq, Tk], for positions [Tq] and [Tk]. Only their distances may
+        """Return what is added to the scaled scores, [H, Tq, Tk] or [1, Tq, Tk], for positions [Tq] and [Tk]. Only distances may
         count: in a padded batch both are counted from the start of the padding."""
         return None
 
