@@ -42,8 +42,8 @@ class Position(nn.Module):
         return x
 
     def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
-        """Return what is added to the scaled scores, [H, Tq, Tk] or [1, Tq, Tk], for positions [Tq] and [Tk]. Only distances may
-        count: in a padded batch both are counted from the start of the padding."""
+        """Return what is added to the scaled scores, [H, Tq, Tk] or [1, Tq, Tk], for positions [Tq] and [Tk].
+        Only distances may count: in a padded batch both are counted from the start of the padding."""
         return None
 
 
