@@ -113,6 +113,23 @@ def test_imported_model_generates_their_fifty_greedy_tokens(kind, tmp_path):
     assert [int(i) for i, _ in generate_tokens(ours, [ids], 50, GREEDY, [0])] == greedy(theirs, ids, 50)[5:]
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3 tied"])
+def test_imported_model_whose_tied_head_has_other_weights_uses_them_as_transformers_does(kind, tmp_path, capsys):
+    folder = saved(THEIRS[kind](), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    embedding = weights["transformer.wte.weight" if kind == "gpt2" else "model.embed_tokens.weight"]
+    same = {**weights, "lm_head.weight": embedding.clone()}
+    save_file(same, folder / "model.safetensors", metadata={"format": "pt"})
+    assert read_folder(folder).config.tie_embeddings
+    assert "ties the unembedding" not in capsys.readouterr().err
+    save_file({**weights, "lm_head.weight": embedding.flip(0) * 2}, folder / "model.safetensors", {"format": "pt"})
+    ids = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
+    ours = read_folder(folder)
+    assert torch.allclose(ours.model(ids), AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits, atol=1e-5)
+    assert not ours.config.tie_embeddings
+    assert "config.json ties the unembedding, but lm_head.weight differs" in capsys.readouterr().err
+
+
 def checkpoint(preset, tmp_path, kind="char", **changes):
     tokenizer = train_tokenizer(kind, TEXT, 300)
     model = randomize(small_model(preset, tokenizer.vocab_size, block_size=83, **SIZES[preset] | changes))

@@ -170,3 +170,11 @@ def test_tokenizer_ignores_the_truncation_and_padding_of_an_imported_one():
     tokenizer.backend.enable_truncation(5)
     tokenizer.backend.enable_padding(length=9)
     assert len(Tokenizer.from_json(tokenizer.to_json()).encode(TEXT)) > 100
+
+
+def test_bpe_dropout_of_a_stored_tokenizer_is_switched_off():
+    backend = Backend(models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")], dropout=0.7))
+    stored = backend.to_str()
+    assert len({tuple(backend.encode("ab" * 9).ids) for _ in range(20)}) > 1
+    tokenizer = Tokenizer.from_json(stored)
+    assert {tuple(tokenizer.backend.encode("ab" * 9).ids) for _ in range(20)} == {(2,) * 9}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from headwise.checkpoint import Checkpoint
 from headwise.config import ARCHITECTURE_KEYS, GPTConfig, ResolvedGPTConfig
+from headwise.console import say
 from headwise.errors import UserError, require
 from headwise.files import atomic_folder, write_text
 from headwise.model.gpt import GPT, empty_init
@@ -201,11 +202,15 @@ def read_folder(folder: Path) -> Checkpoint:
     require(isinstance(theirs, dict), "config.json is not a JSON object")
     config, layout = config_from_hf(theirs)
     tokenizer = read_tokenizer(folder)
-    size = tokenizer.vocab_size
+    size, weights = tokenizer.vocab_size, read_tensors(folder)
     require(size <= config.vocab_size, f"its tokenizer has {size} tokens, its model only {config.vocab_size}")
+    head, embedding = (weights.get(f"{layout.modules[name]}.weight") for name in ("head", "embedding"))
+    if config.tie_embeddings and head is not None and embedding is not None and not head.equal(embedding):
+        say(f"{folder}: config.json ties the unembedding, but lm_head.weight differs from the embedding; it is used")
+        config = replace(config, tie_embeddings=False)  # as transformers does
     with empty_init():
         model = GPT(config)
-    load_weights(model, layout, read_tensors(folder))
+    load_weights(model, layout, weights)
     return Checkpoint(folder, model.eval(), tokenizer, {"imported_from": str(folder)})
 
 

@@ -66,6 +66,8 @@ class Tokenizer:
         self.backend.encode_special_tokens = True  # text that spells a special token stays text
         self.backend.no_truncation()  # an imported one may cut
         self.backend.no_padding()
+        if getattr(backend.model, "dropout", None):
+            backend.model.dropout = None  # BPE dropout: the same text would have other tokens each time
         vocabulary = backend.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())  # numbers may be left out
         special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}

@@ -40,7 +40,7 @@ def test_generate_refuses_characters_without_a_token(run):
         (["--top-k", "0"], "top_k=0 must be at least 1"),
         (["--temperature", "-1"], "temperature=-1.0 must be at least 0"),
         (["--seed", "-1"], "seed=-1 must be at least 0"),
-        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", ""], "the prompt is empty; give at least one character, since the tokenizer has no end-of-text"),
         (["--checkpoint", "nowhere"], "checkpoint=nowhere does not exist and could not be downloaded from the Hub"),
         (["--checkpoint", "no/where/at/all"], "checkpoint=no/where/at/all does not exist"),
         (["--max-tokens", "5"], "unrecognized arguments: --max-tokens 5"),

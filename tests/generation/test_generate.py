@@ -15,12 +15,13 @@ from headwise.generation.generate import (
     generate,
     generate_tokens,
     overlap,
+    prompt_tokens,
     window_start,
 )
 from headwise.generation.sampling import Sampling
 from headwise.tokenizer import train_tokenizer
 from tests.presets import PRESETS
-from tests.small import TEXT, small_model, small_tokenizer
+from tests.small import TEXT, randomize, small_model, small_tokenizer
 
 GREEDY = Sampling(temperature=0)
 ALL_FILTERS = Sampling(1.3, 1.9, 11, 0.8, 0.05)
@@ -174,3 +175,16 @@ def test_detokenizer_returns_characters_of_several_bytes_whole():
     parts, _ = detokenized(tokenizer, tokenizer.encode(text), ["🐘"])  # whose first bytes are the lion's
     assert "".join(parts) == text
     assert all("\N{REPLACEMENT CHARACTER}" not in part for part in parts)
+
+
+def test_empty_prompt_starts_from_the_end_of_text_token_where_there_is_one():
+    tokenizer = train_tokenizer("char", TEXT, end_of_text=True)
+    model = randomize(small_model(vocab_size=tokenizer.vocab_size))
+    greedy = Sampling(temperature=0)
+    (sample,) = complete(model, tokenizer, [""], 5, greedy, [0], [])
+    with torch.no_grad():
+        first = int(model(torch.tensor([[tokenizer.end_of_text]]))[0, -1].argmax())
+    assert sample.tokens[:1] == [first]
+    assert sample.text == tokenizer.decode([i for i in sample.tokens if i != tokenizer.end_of_text])
+    with pytest.raises(UserError, match="the prompt is empty; give at least one character, since the tokenizer has no"):
+        prompt_tokens(train_tokenizer("char", TEXT), "")

@@ -154,12 +154,13 @@ def generate_and_print(
 
 def save_attention_page(page: "Path", checkpoint: "Checkpoint", samples: "list[Sample]", num_samples: int) -> None:
     """Write the attention page of the generated texts."""
+    from headwise.generation.generate import prompt_tokens
     from headwise.inspection.page.page import render
     from headwise.inspection.snapshot import TokenizedText, text_view
 
     texts = []
     for i, sample in enumerate(samples):
-        prompt = checkpoint.tokenizer.encode(sample.prompt)
+        prompt = prompt_tokens(checkpoint.tokenizer, sample.prompt)
         name = "the text" if len(samples) == 1 else f"prompt {i // num_samples + 1}, seed {sample.seed}"
         texts.append(TokenizedText(name, prompt + sample.tokens, generated_from=len(prompt)))
     say("capturing the attention of every token")

@@ -176,10 +176,19 @@ def complete(
     require(fits, f"more than {MAX_BATCH} texts are too many at once; give fewer samples")
     validate_arguments(max_new_tokens, sampling, seeds, stop)
     samples = [Sample(prompt, seed) for prompt in prompts for seed in seeds]
-    texts = [tokenizer.encode(sample.prompt, "the prompt") for sample in samples]
+    texts = [prompt_tokens(tokenizer, sample.prompt) for sample in samples]
     steps = generate_tokens(model, texts, max_new_tokens, sampling, [sample.seed for sample in samples])
     fill_samples(samples, steps, tokenizer, stop, on_text)
     return samples
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Return the tokens of a prompt; those of an empty one are the end-of-text token, after which a new text begins.
+    Raise UserError if there is none, or for characters without a token."""
+    end = tokenizer.end_of_text
+    rule = "give at least one character, since the tokenizer has no end-of-text token to start from"
+    require(bool(prompt) or end is not None, f"the prompt is empty; {rule}")
+    return tokenizer.encode(prompt, "the prompt") if prompt or end is None else [end]
 
 
 def fill_samples(
